@@ -1,0 +1,193 @@
+//! Everything that can be set, with its default.
+//!
+//! Times are [`Duration`]s, sizes are bytes. The program's flags (`cli`) mirror these fields one to one.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How a [`Server`](crate::Server) runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Config {
+    /// Address of the one public port; port 0 lets the system choose.
+    ///
+    /// Default `127.0.0.1:8010`.
+    pub listen: SocketAddr,
+
+    /// Where messages are kept.
+    ///
+    /// Default: the file `threadcast.db` in the working directory.
+    pub database: Database,
+
+    /// What a commit waits for.
+    ///
+    /// Default [`Sync::Normal`].
+    pub sync: Sync,
+
+    /// Longest time that [`Server::shutdown`](crate::Server::shutdown) takes.
+    ///
+    /// Default 5 s.
+    pub drain: Duration,
+
+    /// Bounds on what clients may use.
+    pub limits: Limits,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8010)),
+            database: Database::File(PathBuf::from("threadcast.db")),
+            sync: Sync::default(),
+            drain: Duration::from_secs(5),
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// Where messages are kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Database {
+    /// A SQLite file, created when it does not exist.
+    File(PathBuf),
+    /// A ring in memory of [`Limits::memory_bytes`]: nothing survives a restart.
+    Memory,
+}
+
+/// What a commit waits for before it is acknowledged.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Sync {
+    /// The operating system has it: survives a crash or `kill -9` of the program. A power
+    /// cut may take the last moments, never the file's consistency.
+    #[default]
+    Normal,
+    /// The disk has it: survives a power cut.
+    Full,
+}
+
+/// Bounds on what clients may use.
+///
+/// Each keeps one queue, buffer or wait finite; the defaults suit a small machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Limits {
+    /// Connections open at once, of every kind; one more is answered 503.
+    ///
+    /// Default 10,000; less where the descriptor limit allows less (a WebSocket takes two).
+    pub max_connections: usize,
+
+    /// Longest request head (request line and headers); more is answered 431.
+    ///
+    /// Default 16 KiB.
+    pub max_head_bytes: usize,
+
+    /// Longest request body (413) and longest text frame (`too_large`; twice as much closes with 1009).
+    ///
+    /// Default 256 KiB.
+    pub max_body_bytes: usize,
+
+    /// Time from the first byte of a request head to its last, and for a new connection to
+    /// send that first byte.
+    ///
+    /// Default 10 s.
+    pub head_timeout: Duration,
+
+    /// Time for a request body to arrive whole.
+    ///
+    /// Default 30 s.
+    pub body_timeout: Duration,
+
+    /// Time a keep-alive connection may be idle between two requests.
+    ///
+    /// Default 75 s, as in nginx' `keepalive_timeout`.
+    pub idle_timeout: Duration,
+
+    /// Longest time a socket may take no byte before its client is given up (1013).
+    ///
+    /// Default 10 s, as in NATS' `write_deadline`.
+    pub write_timeout: Duration,
+
+    /// Time between two pings to a WebSocket client, give or take a tenth.
+    ///
+    /// Default 25 s: below the 30 s and 60 s after which common proxies drop a silent connection.
+    pub ping_interval: Duration,
+
+    /// Time for the pong to come before the client is given up (1013).
+    ///
+    /// Default 10 s.
+    pub pong_timeout: Duration,
+
+    /// Chunks of frames waiting for one subscriber before it counts as overflown (1013).
+    ///
+    /// Default 64.
+    pub max_outbox_chunks: usize,
+
+    /// Bytes waiting for one subscriber before it counts as overflown (1013). A single
+    /// larger chunk still goes to a subscriber that waits for nothing else.
+    ///
+    /// Default 256 KiB.
+    pub max_outbox_bytes: usize,
+
+    /// Messages of one WebSocket client handed to the journal and not yet committed; at the
+    /// limit the client is read no further until a commit.
+    ///
+    /// Default 32.
+    pub max_in_flight: usize,
+
+    /// Messages in one transaction.
+    ///
+    /// Default 512.
+    pub max_batch: usize,
+
+    /// Bytes of messages waiting for the journal; beyond it HTTP publishers get 503 and
+    /// WebSocket publishers are read no further.
+    ///
+    /// Default 16 MiB.
+    pub max_queued_bytes: usize,
+
+    /// Bytes of committed frames waiting for the fan-out; beyond it the journal waits.
+    ///
+    /// Default 8 MiB.
+    pub max_fanout_bytes: usize,
+
+    /// A page of history ends after this many bytes, though never before its first message.
+    ///
+    /// Default 4 MiB.
+    pub max_page_bytes: usize,
+
+    /// Size of the ring of [`Database::Memory`]; the oldest messages make room.
+    ///
+    /// Default 64 MiB.
+    pub memory_bytes: usize,
+
+    /// REST requests worked on at once; further ones wait for their turn.
+    ///
+    /// Default 32.
+    pub max_rest_requests: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_connections: 10_000,
+            max_head_bytes: 16 << 10,
+            max_body_bytes: 256 << 10,
+            head_timeout: Duration::from_secs(10),
+            body_timeout: Duration::from_secs(30),
+            idle_timeout: Duration::from_secs(75),
+            write_timeout: Duration::from_secs(10),
+            ping_interval: Duration::from_secs(25),
+            pong_timeout: Duration::from_secs(10),
+            max_outbox_chunks: 64,
+            max_outbox_bytes: 256 << 10,
+            max_in_flight: 32,
+            max_batch: 512,
+            max_queued_bytes: 16 << 20,
+            max_fanout_bytes: 8 << 20,
+            max_page_bytes: 4 << 20,
+            memory_bytes: 64 << 20,
+            max_rest_requests: 32,
+        }
+    }
+}
