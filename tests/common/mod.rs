@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use threadcast::config::{Config, Database};
 use threadcast::Server;
+use threadcast::config::{Config, Database};
 use tungstenite::protocol::{Role, WebSocket, WebSocketConfig};
 use tungstenite::{Message, client::IntoClientRequest};
 
@@ -39,7 +39,11 @@ impl TestServer {
         change(&mut config);
         let server = Server::start(config).expect("the server starts");
         let address = server.address();
-        Self { server: Some(server), address, dir }
+        Self {
+            server: Some(server),
+            address,
+            dir,
+        }
     }
 
     pub fn database(&self) -> PathBuf {
@@ -83,13 +87,20 @@ impl Program {
     /// `threadcast serve --listen 127.0.0.1:0 --db DATABASE ARGS…`; waits until it says where it listens.
     pub fn start(database: &Path, args: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_threadcast"));
-        command.args(["serve", "--listen", "127.0.0.1:0", "--db"]).arg(database).args(args);
+        command
+            .args(["serve", "--listen", "127.0.0.1:0", "--db"])
+            .arg(database)
+            .args(args);
         Self::start_command(command)
     }
 
     /// Starts any command that prints threadcast's start-up line on standard output.
     pub fn start_command(mut command: Command) -> Self {
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("the program starts");
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the program starts");
         let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
         let line = lines.next().expect("a start-up line").expect("text");
         let address = line
@@ -155,12 +166,19 @@ pub struct Response {
 
 impl Response {
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+        self.headers
+            .iter()
+            .find(|(key, _)| key.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_str())
     }
 
     pub fn json(&self) -> Value {
-        serde_json::from_slice(&self.body)
-            .unwrap_or_else(|error| panic!("not JSON ({error}): {}", String::from_utf8_lossy(&self.body)))
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| {
+            panic!(
+                "not JSON ({error}): {}",
+                String::from_utf8_lossy(&self.body)
+            )
+        })
     }
 
     pub fn text(&self) -> String {
@@ -173,15 +191,26 @@ impl Http {
         let stream = TcpStream::connect(address).expect("the server accepts");
         stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
         stream.set_nodelay(true).expect("nodelay");
-        Self { stream, buffer: Vec::new() }
+        Self {
+            stream,
+            buffer: Vec::new(),
+        }
     }
 
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
-        self.stream.write_all(bytes.as_ref()).expect("the server takes bytes");
+        self.stream
+            .write_all(bytes.as_ref())
+            .expect("the server takes bytes");
     }
 
     /// One request with a `Host` and, where there is a body, a `Content-Length`; returns its response.
-    pub fn request(&mut self, method: &str, target: &str, headers: &[(&str, &str)], body: &[u8]) -> Response {
+    pub fn request(
+        &mut self,
+        method: &str,
+        target: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Response {
         let mut bytes = format!("{method} {target} HTTP/1.1\r\nHost: localhost\r\n").into_bytes();
         for (name, value) in headers {
             bytes.extend_from_slice(format!("{name}: {value}\r\n").as_bytes());
@@ -200,7 +229,12 @@ impl Http {
     }
 
     pub fn post_json(&mut self, target: &str, body: &Value) -> Response {
-        self.request("POST", target, &[("Content-Type", "application/json")], body.to_string().as_bytes())
+        self.request(
+            "POST",
+            target,
+            &[("Content-Type", "application/json")],
+            body.to_string().as_bytes(),
+        )
     }
 
     /// Publishes a message and returns its id.
@@ -213,36 +247,62 @@ impl Http {
 
     /// Reads one response; panics at the deadline or when the connection ends first.
     pub fn response(&mut self, head_only: bool) -> Response {
-        self.try_response(head_only).expect("a response before the end of the connection")
+        self.try_response(head_only)
+            .expect("a response before the end of the connection")
     }
 
     /// Reads one response; `None` when the connection ends before its first byte.
     pub fn try_response(&mut self, head_only: bool) -> Option<Response> {
         let end = loop {
-            if let Some(at) = self.buffer.windows(4).position(|window| window == b"\r\n\r\n") {
+            if let Some(at) = self
+                .buffer
+                .windows(4)
+                .position(|window| window == b"\r\n\r\n")
+            {
                 break at + 4;
             }
             if !self.fill() {
-                assert!(self.buffer.is_empty(), "half a head: {:?}", String::from_utf8_lossy(&self.buffer));
+                assert!(
+                    self.buffer.is_empty(),
+                    "half a head: {:?}",
+                    String::from_utf8_lossy(&self.buffer)
+                );
                 return None;
             }
         };
         let head = String::from_utf8(self.buffer.drain(..end).collect()).expect("an ASCII head");
         let mut lines = head.trim_end().split("\r\n");
         let mut status_line = lines.next().expect("a status line").splitn(3, ' ');
-        assert!(status_line.next().expect("a version").starts_with("HTTP/1."));
-        let status = status_line.next().expect("a status").parse().expect("a number");
+        assert!(
+            status_line
+                .next()
+                .expect("a version")
+                .starts_with("HTTP/1.")
+        );
+        let status = status_line
+            .next()
+            .expect("a status")
+            .parse()
+            .expect("a number");
         let reason = status_line.next().unwrap_or_default().to_owned();
         let headers: Vec<(String, String)> = lines
             .map(|line| line.split_once(':').expect("a header"))
             .map(|(name, value)| (name.to_owned(), value.trim().to_owned()))
             .collect();
-        let mut response = Response { status, reason, headers, body: Vec::new() };
+        let mut response = Response {
+            status,
+            reason,
+            headers,
+            body: Vec::new(),
+        };
         if head_only || status < 200 || status == 204 || status == 304 {
             return Some(response);
         }
-        let length: usize =
-            response.header("Content-Length").expect("every response has a length").parse().expect("a number");
+        let length: usize = response
+            .header("Content-Length")
+            .expect("every response has a length")
+            .parse()
+            .expect("a number");
         while self.buffer.len() < length {
             assert!(self.fill(), "the connection ended inside a body");
         }
@@ -285,18 +345,28 @@ impl Ws {
         let stream = TcpStream::connect(address).expect("the server accepts");
         stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
         stream.set_nodelay(true).expect("nodelay");
-        let request = format!("ws://{address}{path}").into_client_request().expect("a request");
+        let request = format!("ws://{address}{path}")
+            .into_client_request()
+            .expect("a request");
         let (socket, _) = tungstenite::client(request, stream).expect("a handshake");
         Self { socket }
     }
 
     /// A client on an already upgraded stream.
     pub fn from_stream(stream: TcpStream) -> Self {
-        Self { socket: WebSocket::from_raw_socket(stream, Role::Client, Some(WebSocketConfig::default())) }
+        Self {
+            socket: WebSocket::from_raw_socket(
+                stream,
+                Role::Client,
+                Some(WebSocketConfig::default()),
+            ),
+        }
     }
 
     pub fn send(&mut self, frame: &Value) {
-        self.socket.send(Message::text(frame.to_string())).expect("the server takes a frame");
+        self.socket
+            .send(Message::text(frame.to_string()))
+            .expect("the server takes a frame");
     }
 
     /// The next text frame as JSON; pings are answered and skipped.
@@ -333,7 +403,10 @@ impl Ws {
 pub fn eventually(what: &str, mut ready: impl FnMut() -> bool) {
     let start = Instant::now();
     while !ready() {
-        assert!(start.elapsed() < DEADLINE, "not before the deadline: {what}");
+        assert!(
+            start.elapsed() < DEADLINE,
+            "not before the deadline: {what}"
+        );
         std::thread::sleep(Duration::from_millis(2));
     }
 }

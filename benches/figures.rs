@@ -1,0 +1,186 @@
+//! The figures of the README: every scenario several times, interleaved, one table of medians.
+//!
+//! `cargo bench --bench figures` takes three minutes; with `-- --quick` it only shows that all works.
+
+use std::process::{Command, ExitCode, Stdio};
+
+use clap::Parser;
+use serde_json::Value;
+
+/// What is run, and the flags of `threadcast bench` for it.
+const SCENARIOS: [(&str, &str); 8] = [
+    ("1,000 subscribers, 1 HTTP publisher", "--publishers 1"),
+    ("1,000 subscribers, 8 HTTP publishers", "--publishers 8"),
+    (
+        "1,000 subscribers, 1 WebSocket publisher, 16 in flight",
+        "--via ws --in-flight 16",
+    ),
+    ("1,000 subscribers, 20 messages/s", "--rate 20"),
+    (
+        "no subscriber, 1 HTTP publisher",
+        "--subscribers 0 --publishers 1",
+    ),
+    (
+        "no subscriber, 8 HTTP publishers",
+        "--subscribers 0 --publishers 8",
+    ),
+    (
+        "the same, one commit per message",
+        "--subscribers 0 --publishers 8 -- --max-batch 1",
+    ),
+    ("1,000 idle subscribers", IDLE),
+];
+const IDLE: &str = "--idle-seconds 5";
+
+/// The columns: heading, where the figure is in the report, decimals.
+const COLUMNS: [(&str, &str, usize); 9] = [
+    ("deliveries/s", "/deliveries_per_second", 0),
+    ("messages/s", "/messages_per_second", 0),
+    ("arrival p50 ms", "/delivery_ms/p50", 2),
+    ("p99 ms", "/delivery_ms/p99", 2),
+    ("answer p50 ms", "/publish_ms/p50", 2),
+    ("p99 ms", "/publish_ms/p99", 2),
+    (
+        "CPU s per million",
+        "/server/cpu_seconds_per_million_deliveries",
+        2,
+    ),
+    ("resident KiB", "/server/resident_kib", 0),
+    ("KiB per subscriber", "/server/kib_per_subscriber", 1),
+];
+
+#[derive(Parser)]
+struct Args {
+    /// Runs of each scenario; the table shows their medians
+    #[arg(long, default_value_t = 3)]
+    runs: usize,
+
+    /// Measured seconds of each run
+    #[arg(long, default_value = "5")]
+    seconds: String,
+
+    /// One short run of everything: a smoke test, no figures
+    #[arg(long)]
+    quick: bool,
+
+    /// Only scenarios whose name contains this text
+    filter: Option<String>,
+
+    /// Passed by `cargo bench`
+    #[arg(long = "bench", hide = true)]
+    _bench: bool,
+}
+
+fn main() -> ExitCode {
+    // `cargo test` runs this file as well: there is nothing to test here.
+    let passed = |flag| std::env::args().any(|argument| argument == flag);
+    if passed("--test") || !passed("--bench") {
+        return ExitCode::SUCCESS;
+    }
+    let args = Args::parse();
+    let filter = args.filter.as_deref().unwrap_or_default();
+    let scenarios: Vec<_> = SCENARIOS
+        .iter()
+        .filter(|(name, _)| name.contains(filter))
+        .collect();
+    let mut reports = vec![Vec::new(); scenarios.len()];
+    // Interleaved, so that a change of the machine's mood falls on all of them.
+    for run in 0..if args.quick { 1 } else { args.runs } {
+        for ((name, flags), reports) in scenarios.iter().zip(&mut reports) {
+            eprintln!("run {}: {name}", run + 1);
+            match report(flags, &args) {
+                Ok(report) => reports.push(report),
+                Err(error) => eprintln!("  {error}"),
+            }
+        }
+    }
+    print_table(&scenarios, &reports);
+    let faults = reports
+        .iter()
+        .flatten()
+        .filter(|report| !report["fault"].is_null())
+        .count();
+    let complete = reports.iter().all(|reports| !reports.is_empty());
+    if faults == 0 && complete {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+fn report(flags: &str, args: &Args) -> Result<Value, String> {
+    let seconds = if args.quick { "0.3" } else { &args.seconds };
+    let mut command = Command::new(env!("CARGO_BIN_EXE_threadcast"));
+    command.args(["bench", "--json", "--seconds", seconds]);
+    if args.quick {
+        command.args(["--warmup-seconds", "0.1"]);
+    }
+    let flags = if args.quick && flags == IDLE {
+        "--idle-seconds 0.3"
+    } else {
+        flags
+    };
+    let output = command
+        .args(flags.split(' '))
+        .stderr(Stdio::inherit())
+        .output()
+        .map_err(|error| format!("can't run the program: {error}"))?;
+    serde_json::from_slice(&output.stdout).map_err(|_| format!("no report ({})", output.status))
+}
+
+fn print_table(scenarios: &[&(&str, &str)], reports: &[Vec<Value>]) {
+    let headings: Vec<_> = COLUMNS.iter().map(|(heading, ..)| *heading).collect();
+    println!("| | {} | checks |", headings.join(" | "));
+    println!("|---|{}---|", "---:|".repeat(COLUMNS.len()));
+    for ((name, _), reports) in scenarios.iter().zip(reports) {
+        let figures: Vec<_> = COLUMNS
+            .iter()
+            .map(|(_, place, decimals)| shown(median(reports, place), *decimals))
+            .collect();
+        let faults: Vec<_> = reports
+            .iter()
+            .filter_map(|report| report["fault"].as_str())
+            .collect();
+        let checks = match (reports.len(), faults.first()) {
+            (0, _) => "did not run",
+            (_, None) => "passed",
+            (_, Some(fault)) => fault,
+        };
+        println!("| {name} | {} | {checks} |", figures.join(" | "));
+    }
+}
+
+/// The median of a figure that all reports have.
+fn median(reports: &[Value], place: &str) -> Option<f64> {
+    let mut figures: Vec<_> = reports
+        .iter()
+        .filter_map(|report| report.pointer(place)?.as_f64())
+        .collect();
+    figures.sort_by(f64::total_cmp);
+    let middle = figures.len() / 2;
+    match figures.len() {
+        0 => None,
+        length if length % 2 == 1 => Some(figures[middle]),
+        _ => Some((figures[middle - 1] + figures[middle]) / 2.0),
+    }
+}
+
+/// A figure with a comma between thousands; nothing where there is none or it means nothing.
+fn shown(figure: Option<f64>, decimals: usize) -> String {
+    let Some(figure) = figure.filter(|figure| *figure != 0.0) else {
+        return "–".to_owned();
+    };
+    let text = format!("{figure:.decimals$}");
+    if figure < 1000.0 {
+        return text;
+    }
+    let (whole, fraction) = text.split_at(text.find('.').unwrap_or(text.len()));
+    let mut grouped = String::new();
+    for (index, digit) in whole.chars().enumerate() {
+        if index > 0 && (whole.len() - index).is_multiple_of(3) {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    grouped + fraction
+}

@@ -1,0 +1,139 @@
+//! One run: connect, warm up, measure, let everything arrive, compare.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::connect::{self, Channels};
+use super::latency::{Clock, Window, nanos};
+use super::publishers::{Connected, Plan};
+use super::receiver::Progress;
+use super::report::{Cost, Report};
+use super::server::{Server, Usage};
+use super::subscribers::{Subscribers, Verdict};
+use super::tally::Ids;
+use super::{Args, Via};
+
+/// The wait for deliveries ends when none came for so long, or after the second time in any case.
+const QUIET: Duration = Duration::from_secs(3);
+const DRAIN: Duration = Duration::from_secs(60);
+/// Time for what should not come: duplicates of the last messages.
+const AFTERWARDS: Duration = Duration::from_millis(100);
+
+pub(super) fn run(args: &Args) -> Result<Report, String> {
+    let publishers = if args.idle_seconds.is_some() {
+        0
+    } else {
+        args.publishers
+    };
+    if publishers > 0 && args.via == Via::Ws && publishers < args.channels {
+        return Err(format!(
+            "a WebSocket publishes to one channel: {} channels need as many publishers, not {publishers}",
+            args.channels
+        ));
+    }
+    connect::raise_descriptor_limit(args.subscribers + publishers)?;
+    let clock = Clock::start();
+    let channels = Channels {
+        count: args.channels,
+    };
+    let server = Server::new(args)?;
+    let usage = || server.pid.map(Usage::of).transpose();
+
+    let before = usage()?;
+    let connecting = clock.now();
+    let sockets = connect::web_sockets(server.address, channels, args.subscribers)?;
+    let connect_time = Duration::from_nanos(clock.now() - connecting);
+    let plan = Plan {
+        address: server.address,
+        channels,
+        publishers,
+        via: args.via,
+        in_flight: args.in_flight,
+        rate: args.rate,
+        content_bytes: args.content_bytes,
+        clock,
+    };
+    let connected = Connected::new(&plan)?;
+
+    let start = clock.now() + nanos(args.warmup_seconds);
+    let window = Window {
+        start,
+        end: start + nanos(args.idle_seconds.unwrap_or(args.seconds)),
+    };
+    let subscribers = Subscribers::start(sockets, channels, args.content_bytes, clock, window)?;
+    let publishers = connected.start(&plan, window)?;
+    clock.sleep_until(window.start);
+    let (from, own_from) = (usage()?, own_cpu()?);
+    clock.sleep_until(window.end);
+    let (to, own_to) = (usage()?, own_cpu()?);
+
+    let published = publishers.finish()?;
+    let expected = expected(&published.acknowledged, args.subscribers);
+    wait_for(expected, &subscribers.progress, clock);
+    let drain_time = Duration::from_nanos(clock.now().saturating_sub(window.end));
+    if expected > 0 {
+        std::thread::sleep(AFTERWARDS);
+    }
+    let received = subscribers.leave()?;
+    let cost = match (before, from, to) {
+        (Some(before), Some(from), Some(to)) => Some(Cost {
+            cpu: to.cpu - from.cpu,
+            before,
+            after: to,
+        }),
+        _ => None,
+    };
+    Ok(Report {
+        subscribers: args.subscribers,
+        plan,
+        idle: args.idle_seconds.is_some(),
+        measured: window,
+        connect_time,
+        drain_time,
+        deliveries: received.in_window,
+        latency: received.latency,
+        malformed: received.malformed,
+        first_malformed: received.first_malformed,
+        verdict: Verdict::of(received.subscribers, &published.acknowledged),
+        published,
+        cost,
+        own_cpu: own_to - own_from,
+    })
+}
+
+/// Deliveries that the acknowledged messages of all channels make, spread as [`Subscribers::start`] does.
+fn expected(acknowledged: &[Ids], subscribers: usize) -> u64 {
+    let channels = acknowledged.len();
+    let on = |channel: usize| {
+        (subscribers / channels + usize::from(channel < subscribers % channels)) as u64
+    };
+    acknowledged
+        .iter()
+        .enumerate()
+        .map(|(channel, ids)| ids.count * on(channel))
+        .sum()
+}
+
+fn wait_for(expected: u64, progress: &Progress, clock: Clock) {
+    let start = clock.now();
+    let (mut last, mut last_change) = (0, start);
+    loop {
+        let (now, delivered) = (clock.now(), progress.delivered.load(Ordering::Relaxed));
+        if delivered != last {
+            (last, last_change) = (delivered, now);
+        }
+        let open = progress.open.load(Ordering::Relaxed);
+        if delivered >= expected
+            || open == 0
+            || now - last_change > nanos(QUIET)
+            || now - start > nanos(DRAIN)
+        {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn own_cpu() -> Result<Duration, String> {
+    Usage::of(std::process::id() as i32).map(|usage| usage.cpu)
+}

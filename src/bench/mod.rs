@@ -1,0 +1,143 @@
+//! `threadcast bench`: loads a server on this machine and reports how fast and how exact it was.
+//!
+//! One thread receives for all subscribers (epoll), one thread per publisher publishes, the
+//! main thread keeps time. The generator shares the machine with the server, so the receiving
+//! side costs as little as it can: one read takes many frames, no JSON parser runs on most of
+//! them, and one clock reading dates all frames of a read.
+//!
+//! The checks are real: publishers collect the ids of acknowledged messages, subscribers the
+//! ids of delivered ones, and the two are compared as sets at the end.
+
+mod connect;
+mod latency;
+mod load;
+mod publish_http;
+mod publish_ws;
+mod publishers;
+mod receiver;
+mod report;
+mod scanner;
+mod server;
+mod subscribers;
+mod tally;
+mod text;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Load a server on this machine and report speed, latency, losses and the server's cost.
+///
+/// Starts a server of its own, on a free port with a temporary database, unless `--url` names
+/// a running one.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Load this running server (`http://127.0.0.1:8010`); only loopback addresses are allowed
+    #[arg(long, value_name = "URL")]
+    url: Option<String>,
+
+    /// With `--url`: the server's process, to report its CPU time and memory
+    #[arg(long, value_name = "PID", requires = "url")]
+    pid: Option<i32>,
+
+    /// Without `--url`: the server's database, a file or `:memory:` [default: a temporary file]
+    #[arg(long, value_name = "FILE", conflicts_with = "url")]
+    db: Option<PathBuf>,
+
+    /// WebSocket subscribers, spread evenly over the channels
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    subscribers: usize,
+
+    /// Connections that publish
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    publishers: usize,
+
+    /// How they publish
+    #[arg(long, value_enum, default_value_t = Via::Http)]
+    via: Via,
+
+    /// WebSocket publishers: messages of one publisher waiting for their ack
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = at_least_one)]
+    in_flight: usize,
+
+    /// Messages per second, all publishers together [default: as fast as answers come]
+    #[arg(long, value_name = "N", value_parser = positive)]
+    rate: Option<f64>,
+
+    /// Length of each message's content, at least 15 (it starts with a time stamp)
+    #[arg(long, value_name = "BYTES", default_value_t = 200, value_parser = content_bytes)]
+    content_bytes: usize,
+
+    /// Measured time; afterwards nothing is published and what is under way is waited for
+    #[arg(long, value_name = "S", default_value = "5", value_parser = seconds)]
+    seconds: Duration,
+
+    /// Time of the same load before anything is measured
+    #[arg(long, value_name = "S", default_value = "1", value_parser = seconds)]
+    warmup_seconds: Duration,
+
+    /// Channels to spread publishers and subscribers over
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = at_least_one)]
+    channels: usize,
+
+    /// Only connect the subscribers and report what they cost when nothing happens for this time
+    #[arg(long, value_name = "S", value_parser = seconds, conflicts_with_all = ["rate", "via", "publishers"])]
+    idle_seconds: Option<Duration>,
+
+    /// Print the report as one JSON object
+    #[arg(long)]
+    json: bool,
+
+    /// Without `--url`: further flags for the server, after `--`
+    #[arg(last = true, value_name = "SERVER FLAGS", conflicts_with = "url")]
+    server_flags: Vec<String>,
+}
+
+/// How publishers publish.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Via {
+    /// `POST /api/messages`, one request at a time on a keep-alive connection
+    Http,
+    /// `message` frames with `ref`; the publisher also receives its channel, which is read, not counted
+    Ws,
+}
+
+/// Runs the load, prints the report on standard output and fails when anything was lost,
+/// doubled, out of order, refused or closed.
+pub(crate) fn run(args: Args) -> Result<(), String> {
+    let report = load::run(&args)?;
+    if args.json {
+        println!("{}", report.json());
+    } else {
+        print!("{}", report.text());
+    }
+    report.verdict()
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    at_least(1, text)
+}
+
+fn content_bytes(text: &str) -> Result<usize, String> {
+    at_least(publishers::STAMP_DIGITS, text)
+}
+
+fn at_least(least: usize, text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(number) if number >= least => Ok(number),
+        _ => Err(format!("must be a whole number of at least {least}")),
+    }
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(number) if number.is_finite() && number > 0.0 => Ok(number),
+        _ => Err("must be a number greater than 0".to_owned()),
+    }
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    match text.parse::<f64>() {
+        Ok(number) if (0.0..=3600.0).contains(&number) => Ok(Duration::from_secs_f64(number)),
+        _ => Err("must be a number of seconds from 0 to 3600".to_owned()),
+    }
+}

@@ -1,0 +1,176 @@
+//! What a run found, as JSON and as a verdict.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::Via;
+use super::latency::{Histogram, Window};
+use super::publishers::{Plan, Published};
+use super::server::Usage;
+use super::subscribers::Verdict;
+use super::text::count;
+
+/// The figures of one run.
+#[derive(Debug)]
+pub(super) struct Report {
+    pub(super) subscribers: usize,
+    pub(super) plan: Plan,
+    pub(super) idle: bool,
+    pub(super) measured: Window,
+    /// Until all subscribers were connected.
+    pub(super) connect_time: Duration,
+    /// From the end of the measured time to the last delivery.
+    pub(super) drain_time: Duration,
+    /// In the measured time.
+    pub(super) deliveries: u64,
+    pub(super) latency: Histogram,
+    pub(super) published: Published,
+    pub(super) malformed: u64,
+    pub(super) first_malformed: Option<String>,
+    pub(super) verdict: Verdict,
+    /// `None` for a server whose process is not known.
+    pub(super) cost: Option<Cost>,
+    /// CPU time of this program in the measured time.
+    pub(super) own_cpu: Duration,
+}
+
+/// What the server used.
+#[derive(Debug)]
+pub(super) struct Cost {
+    /// CPU time in the measured time.
+    pub(super) cpu: Duration,
+    /// Before the first subscriber connected.
+    pub(super) before: Usage,
+    /// At the end of the measured time.
+    pub(super) after: Usage,
+}
+
+impl Cost {
+    pub(super) fn per_million(&self, deliveries: u64) -> Option<f64> {
+        (deliveries > 0).then(|| self.cpu.as_secs_f64() * 1e6 / deliveries as f64)
+    }
+
+    /// Resident memory that each subscriber added.
+    pub(super) fn kib_per_subscriber(&self, subscribers: usize) -> Option<f64> {
+        let added = self.after.resident_kib as f64 - self.before.resident_kib as f64;
+        (subscribers > 0).then(|| added / subscribers as f64)
+    }
+}
+
+impl Report {
+    pub(super) fn json(&self) -> Value {
+        let findings = self.verdict.findings;
+        json!({
+            "subscribers": self.subscribers,
+            "publishers": self.plan.publishers,
+            "via": self.via(),
+            "in_flight": (self.plan.via == Via::Ws).then_some(self.plan.in_flight),
+            "rate": self.plan.rate,
+            "channels": self.plan.channels.count,
+            "content_bytes": self.plan.content_bytes,
+            "seconds": self.measured.seconds(),
+            "connect_seconds": self.connect_time.as_secs_f64(),
+            "drain_seconds": self.drain_time.as_secs_f64(),
+            "messages": self.messages(),
+            "messages_per_second": self.per_second(self.published.in_window),
+            "deliveries_per_second": self.per_second(self.deliveries),
+            "delivery_ms": percentiles(&self.latency),
+            "publish_ms": percentiles(&self.published.latency),
+            "missing": findings.missing,
+            "duplicated": findings.duplicated,
+            "out_of_order": findings.out_of_order,
+            "unexpected": findings.unexpected,
+            "malformed": self.malformed,
+            "refused": self.published.refused,
+            "closed": self.verdict.closed.values().sum::<usize>(),
+            "undelivered_to_closed": self.verdict.undelivered,
+            "generator_cpu_seconds": self.own_cpu.as_secs_f64(),
+            "server": self.cost.as_ref().map(|cost| json!({
+                "cpu_seconds": cost.cpu.as_secs_f64(),
+                "cpu_seconds_per_million_deliveries": cost.per_million(self.deliveries),
+                "resident_kib": cost.after.resident_kib,
+                "resident_kib_before_subscribers": cost.before.resident_kib,
+                "kib_per_subscriber": cost.kib_per_subscriber(self.subscribers),
+                "threads": cost.after.threads,
+            })),
+            "fault": self.verdict().err(),
+        })
+    }
+
+    /// Fails with everything that should not have happened.
+    pub(super) fn verdict(&self) -> Result<(), String> {
+        let findings = self.verdict.findings;
+        let mut faults = Vec::new();
+        faults.extend(self.published.failure.clone());
+        for (number, what) in [
+            (findings.missing, "missing"),
+            (findings.duplicated, "duplicated"),
+            (findings.out_of_order, "out of order"),
+            (findings.unexpected, "delivered but never acknowledged"),
+        ] {
+            if number > 0 {
+                faults.push(format!("{} {what}", count(number)));
+            }
+        }
+        for (code, number) in &self.verdict.closed {
+            faults.push(format!(
+                "{} subscribers closed by the server with {code}",
+                count(*number as u64)
+            ));
+        }
+        let quoted = |text: &Option<String>| text.clone().unwrap_or_default();
+        if self.published.refused > 0 {
+            faults.push(format!(
+                "{} refused, first: {}",
+                count(self.published.refused),
+                quoted(&self.published.first_refusal)
+            ));
+        }
+        if self.malformed > 0 {
+            faults.push(format!(
+                "{} malformed, first: {}",
+                count(self.malformed),
+                quoted(&self.first_malformed)
+            ));
+        }
+        if faults.is_empty() {
+            Ok(())
+        } else {
+            Err(faults.join("; "))
+        }
+    }
+
+    pub(super) fn via(&self) -> &'static str {
+        match self.plan.via {
+            Via::Http => "http",
+            Via::Ws => "ws",
+        }
+    }
+
+    /// All acknowledged messages, those of the warm-up included.
+    pub(super) fn messages(&self) -> u64 {
+        self.published
+            .acknowledged
+            .iter()
+            .map(|ids| ids.count)
+            .sum()
+    }
+
+    pub(super) fn per_second(&self, number: u64) -> f64 {
+        number as f64 / self.measured.seconds().max(1e-9)
+    }
+}
+
+/// The percentiles that are reported.
+pub(super) const SHARES: [(&str, f64); 3] = [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999)];
+
+fn percentiles(latency: &Histogram) -> Value {
+    let in_ms = |time: Option<Duration>| time.map(|time| time.as_secs_f64() * 1e3);
+    let mut all: serde_json::Map<_, _> = SHARES
+        .iter()
+        .map(|&(name, share)| (name.to_owned(), json!(in_ms(latency.percentile(share)))))
+        .collect();
+    all.insert("max".to_owned(), json!(in_ms(latency.max())));
+    Value::Object(all)
+}

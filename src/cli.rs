@@ -1,0 +1,384 @@
+//! Flags, signals and exit codes.
+
+use std::error::Error as _;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use crate::bench;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use log::LevelFilter;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use threadcast::{Config, Database, Error, Limits, Server, Sync};
+
+/// Exit code of a bad flag or value, as shells and clap have it.
+const USAGE: u8 = 2;
+
+/// Exit code when a second signal cuts the shutdown short.
+const CUT_SHORT: i32 = 1;
+
+/// Real-time broadcast: POST a message, every WebSocket client of its channel has it, stored, in one order.
+///
+/// Without a command it serves.
+#[derive(Debug, Parser)]
+#[command(name = "threadcast", version, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    serve: Serve,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the server until SIGINT or SIGTERM
+    Serve(Serve),
+    /// Measure a server on this machine: its own by default
+    Bench(bench::Args),
+}
+
+/// The flags of the server. Durations: 500ms, 10s, 2m. Sizes: 4096, 64KiB, 4MiB.
+#[derive(Debug, Args)]
+struct Serve {
+    /// Address to listen on; port 0 takes any free one
+    #[arg(
+        long,
+        env = "THREADCAST_LISTEN",
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:8010"
+    )]
+    listen: SocketAddr,
+
+    /// SQLite file that keeps the messages, created if missing; `:memory:` keeps the newest in memory only
+    #[arg(
+        long,
+        env = "THREADCAST_DB",
+        value_name = "FILE",
+        default_value = "threadcast.db"
+    )]
+    db: String,
+
+    /// What an acknowledged message survives
+    #[arg(
+        long,
+        env = "THREADCAST_SYNC",
+        value_name = "MODE",
+        default_value = "normal"
+    )]
+    sync: SyncMode,
+
+    /// How much is logged on standard error: off, error, warn, info, debug or trace
+    #[arg(
+        long,
+        env = "THREADCAST_LOG_LEVEL",
+        value_name = "LEVEL",
+        default_value = "info"
+    )]
+    log_level: LevelFilter,
+
+    /// Longest time a shutdown takes; a second signal ends at once
+    #[arg(long, env = "THREADCAST_DRAIN", value_name = "DURATION", default_value = "5s", value_parser = duration)]
+    drain: Duration,
+
+    #[command(flatten)]
+    limits: LimitFlags,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum SyncMode {
+    /// A crash of the program
+    Normal,
+    /// A power cut too; slower
+    Full,
+}
+
+/// One flag for every field of [`Limits`].
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Limits")]
+struct LimitFlags {
+    /// Connections open at once; one more is answered 503
+    #[arg(long, env = "THREADCAST_MAX_CONNECTIONS", value_name = "N", default_value = "10000", value_parser = count)]
+    max_connections: usize,
+
+    /// Longest request head (431)
+    #[arg(long, env = "THREADCAST_MAX_HEAD_BYTES", value_name = "SIZE", default_value = "16KiB", value_parser = size)]
+    max_head_bytes: usize,
+
+    /// Longest request body (413) and WebSocket text (`too_large`)
+    #[arg(long, env = "THREADCAST_MAX_BODY_BYTES", value_name = "SIZE", default_value = "256KiB", value_parser = size)]
+    max_body_bytes: usize,
+
+    /// Time for a request head to arrive (408)
+    #[arg(long, env = "THREADCAST_HEAD_TIMEOUT", value_name = "DURATION", default_value = "10s", value_parser = duration)]
+    head_timeout: Duration,
+
+    /// Time for a request body to arrive (408)
+    #[arg(long, env = "THREADCAST_BODY_TIMEOUT", value_name = "DURATION", default_value = "30s", value_parser = duration)]
+    body_timeout: Duration,
+
+    /// Time a keep-alive connection may be idle
+    #[arg(long, env = "THREADCAST_IDLE_TIMEOUT", value_name = "DURATION", default_value = "75s", value_parser = duration)]
+    idle_timeout: Duration,
+
+    /// Time a socket may take no byte before its client is given up
+    #[arg(long, env = "THREADCAST_WRITE_TIMEOUT", value_name = "DURATION", default_value = "10s", value_parser = duration)]
+    write_timeout: Duration,
+
+    /// Time between two pings to a WebSocket client
+    #[arg(long, env = "THREADCAST_PING_INTERVAL", value_name = "DURATION", default_value = "25s", value_parser = duration)]
+    ping_interval: Duration,
+
+    /// Time for a client to answer a ping (1013)
+    #[arg(long, env = "THREADCAST_PONG_TIMEOUT", value_name = "DURATION", default_value = "10s", value_parser = duration)]
+    pong_timeout: Duration,
+
+    /// Chunks of messages that may wait for one slow subscriber (1013)
+    #[arg(long, env = "THREADCAST_MAX_OUTBOX_CHUNKS", value_name = "N", default_value = "64", value_parser = count)]
+    max_outbox_chunks: usize,
+
+    /// Bytes that may wait for one slow subscriber (1013)
+    #[arg(long, env = "THREADCAST_MAX_OUTBOX_BYTES", value_name = "SIZE", default_value = "256KiB", value_parser = size)]
+    max_outbox_bytes: usize,
+
+    /// Messages of one WebSocket publisher waiting for their commit; then it is read more slowly
+    #[arg(long, env = "THREADCAST_MAX_IN_FLIGHT", value_name = "N", default_value = "32", value_parser = count)]
+    max_in_flight: usize,
+
+    /// Messages in one transaction
+    #[arg(long, env = "THREADCAST_MAX_BATCH", value_name = "N", default_value = "512", value_parser = count)]
+    max_batch: usize,
+
+    /// Bytes of messages waiting to be stored (503)
+    #[arg(long, env = "THREADCAST_MAX_QUEUED_BYTES", value_name = "SIZE", default_value = "16MiB", value_parser = size)]
+    max_queued_bytes: usize,
+
+    /// Bytes of messages stored and waiting to be broadcast; then publishers wait
+    #[arg(long, env = "THREADCAST_MAX_FANOUT_BYTES", value_name = "SIZE", default_value = "8MiB", value_parser = size)]
+    max_fanout_bytes: usize,
+
+    /// A page of history ends after so many bytes
+    #[arg(long, env = "THREADCAST_MAX_PAGE_BYTES", value_name = "SIZE", default_value = "4MiB", value_parser = size)]
+    max_page_bytes: usize,
+
+    /// Memory for messages with `--db :memory:`; the oldest make room
+    #[arg(long, env = "THREADCAST_MEMORY_BYTES", value_name = "SIZE", default_value = "64MiB", value_parser = size)]
+    memory_bytes: usize,
+
+    /// REST requests worked on at once; further ones wait
+    #[arg(long, env = "THREADCAST_MAX_REST_REQUESTS", value_name = "N", default_value = "32", value_parser = count)]
+    max_rest_requests: usize,
+}
+
+impl Serve {
+    fn config(self) -> (Config, LevelFilter) {
+        let mut config = Config::default();
+        config.listen = self.listen;
+        config.database = if self.db == ":memory:" {
+            Database::Memory
+        } else {
+            Database::File(self.db.into())
+        };
+        config.sync = match self.sync {
+            SyncMode::Normal => Sync::Normal,
+            SyncMode::Full => Sync::Full,
+        };
+        config.drain = self.drain;
+        config.limits = self.limits.limits();
+        (config, self.log_level)
+    }
+}
+
+impl LimitFlags {
+    fn limits(self) -> Limits {
+        let mut limits = Limits::default();
+        limits.max_connections = self.max_connections;
+        limits.max_head_bytes = self.max_head_bytes;
+        limits.max_body_bytes = self.max_body_bytes;
+        limits.head_timeout = self.head_timeout;
+        limits.body_timeout = self.body_timeout;
+        limits.idle_timeout = self.idle_timeout;
+        limits.write_timeout = self.write_timeout;
+        limits.ping_interval = self.ping_interval;
+        limits.pong_timeout = self.pong_timeout;
+        limits.max_outbox_chunks = self.max_outbox_chunks;
+        limits.max_outbox_bytes = self.max_outbox_bytes;
+        limits.max_in_flight = self.max_in_flight;
+        limits.max_batch = self.max_batch;
+        limits.max_queued_bytes = self.max_queued_bytes;
+        limits.max_fanout_bytes = self.max_fanout_bytes;
+        limits.max_page_bytes = self.max_page_bytes;
+        limits.memory_bytes = self.memory_bytes;
+        limits.max_rest_requests = self.max_rest_requests;
+        limits
+    }
+}
+
+/// Runs the command that the arguments name.
+pub(crate) fn run() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version come this way too. A closed pipe is nobody's fault.
+            let _ = error.print();
+            return if error.use_stderr() {
+                ExitCode::from(USAGE)
+            } else {
+                ExitCode::SUCCESS
+            };
+        }
+    };
+    match cli.command {
+        None => serve(cli.serve),
+        Some(Command::Serve(flags)) => serve(flags),
+        Some(Command::Bench(args)) => match bench::run(args) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&error.to_string()),
+        },
+    }
+}
+
+fn serve(flags: Serve) -> ExitCode {
+    let (config, level) = flags.config();
+    let logger = simple_logger::SimpleLogger::new()
+        .with_level(level)
+        .with_utc_timestamps()
+        .with_threads(true);
+    if let Err(error) = logger.init() {
+        return fail(&format!("cannot log: {error}"));
+    }
+    // Before anything is started, so that no signal finds the server half made.
+    let mut signals = match Signals::new([SIGINT, SIGTERM]).and_then(second_signal_ends) {
+        Ok(signals) => signals,
+        Err(error) => return fail(&format!("cannot listen for signals: {error}")),
+    };
+    let database = match &config.database {
+        Database::Memory => ":memory:".to_owned(),
+        Database::File(path) => path.display().to_string(),
+    };
+    let server = match Server::start(config) {
+        Ok(server) => server,
+        Err(error) => return fail(&sentence(&error)),
+    };
+    announce(server.address(), &database);
+    let signal = signals.forever().next();
+    log::info!(
+        "{}, shutting down",
+        if signal == Some(SIGINT) {
+            "SIGINT"
+        } else {
+            "SIGTERM"
+        }
+    );
+    server.shutdown();
+    ExitCode::SUCCESS
+}
+
+/// Registered first, this acts last: the flag is still false when the first signal comes.
+fn second_signal_ends(signals: Signals) -> std::io::Result<Signals> {
+    let first_came = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::flag::register_conditional_shutdown(
+            signal,
+            CUT_SHORT,
+            Arc::clone(&first_came),
+        )?;
+        signal_hook::flag::register(signal, Arc::clone(&first_came))?;
+    }
+    Ok(signals)
+}
+
+/// On standard output, whatever the log level; one that is closed is not an error.
+fn announce(address: SocketAddr, database: &str) {
+    let _ = write!(
+        std::io::stdout(),
+        "threadcast {} listening on http://{address}, database {database}\n\
+         try: curl -X POST http://{address}/api/messages -H 'Content-Type: application/json' \
+         -d '{{\"channel_id\":\"lab\",\"author\":\"me\",\"content\":\"hello\"}}'\n",
+        env!("CARGO_PKG_VERSION"),
+    );
+}
+
+/// The error and what caused it, in one line.
+fn sentence(error: &Error) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}
+
+fn fail(sentence: &str) -> ExitCode {
+    let _ = writeln!(std::io::stderr(), "threadcast: {sentence}");
+    ExitCode::FAILURE
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text
+        .find(|character: char| !character.is_ascii_digit())
+        .unwrap_or(text.len());
+    let number: u64 = text[..digits].parse().map_err(|_| wrong_duration())?;
+    match &text[digits..] {
+        "ms" => Ok(Duration::from_millis(number)),
+        "" | "s" => Ok(Duration::from_secs(number)),
+        "m" => Ok(Duration::from_secs(number.saturating_mul(60))),
+        "h" => Ok(Duration::from_secs(number.saturating_mul(3600))),
+        _ => Err(wrong_duration()),
+    }
+}
+
+fn wrong_duration() -> String {
+    "a duration is a number with ms, s, m or h, like 500ms or 10s".to_owned()
+}
+
+fn size(text: &str) -> Result<usize, String> {
+    let wrong = || "a size is a number of bytes or with KiB, MiB or GiB, like 64KiB".to_owned();
+    let digits = text
+        .find(|character: char| !character.is_ascii_digit())
+        .unwrap_or(text.len());
+    let number: usize = text[..digits].parse().map_err(|_| wrong())?;
+    let unit = match &text[digits..] {
+        "" | "B" => 1,
+        "KiB" | "K" | "k" => 1 << 10,
+        "MiB" | "M" => 1 << 20,
+        "GiB" | "G" => 1 << 30,
+        _ => return Err(wrong()),
+    };
+    number
+        .checked_mul(unit)
+        .filter(|bytes| *bytes > 0)
+        .ok_or_else(wrong)
+}
+
+fn count(text: &str) -> Result<usize, String> {
+    text.parse()
+        .ok()
+        .filter(|number| *number > 0)
+        .ok_or_else(|| "a whole number of at least 1 is needed".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_flags_give_the_library_s_defaults() {
+        let cli = Cli::try_parse_from(["threadcast"]).expect("no flag is required");
+        assert_eq!(cli.serve.config().0, Config::default());
+    }
+
+    #[test]
+    fn units_are_understood() {
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
+        assert_eq!(size("64KiB"), Ok(65536));
+        for wrong in ["", "s", "1 s", "-1s", "1x"] {
+            assert!(duration(wrong).is_err(), "{wrong}");
+        }
+        for wrong in ["", "0", "KiB", "-1", "1TiB", "99999999999GiB"] {
+            assert!(size(wrong).is_err(), "{wrong}");
+        }
+    }
+}

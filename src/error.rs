@@ -1,0 +1,78 @@
+//! What can go wrong, as far as a caller acts on it.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// Why the server could not start, or why the store did not do what was asked.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Error {
+    /// The public address can't be listened on: in use, not of this machine, or not allowed.
+    /// Nothing was started.
+    Listen {
+        /// The address that was asked for.
+        address: SocketAddr,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// The database can't be used: missing directory, no database, a newer or a foreign
+    /// one. The file is as it was.
+    Database {
+        /// The file that was asked for.
+        path: PathBuf,
+        /// What was found and what would be right.
+        reason: String,
+    },
+    /// The machine refused something the server needs to run: a thread, a descriptor, a
+    /// private socket. Nothing was started.
+    System {
+        /// What was being done.
+        doing: String,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// The store refused a commit or a read: disk full, file locked or damaged. Of a commit
+    /// nothing was stored; trying again later is right.
+    Store(String),
+}
+
+/// A result with this crate's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    pub(crate) fn system(doing: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let doing = doing.into();
+        move |source| Self::System { doing, source }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Listen { address, source } if source.kind() == io::ErrorKind::AddrInUse => {
+                write!(
+                    f,
+                    "cannot listen on {address}: another program does; end it or choose another address with --listen"
+                )
+            }
+            Self::Listen { address, .. } => write!(f, "cannot listen on {address}"),
+            Self::Database { path, reason } => {
+                write!(f, "cannot use the database {}: {reason}", path.display())
+            }
+            Self::System { doing, .. } => write!(f, "cannot {doing}"),
+            Self::Store(reason) => write!(f, "the store is unavailable: {reason}"),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Listen { source, .. } if source.kind() == io::ErrorKind::AddrInUse => None,
+            Self::Listen { source, .. } | Self::System { source, .. } => Some(source),
+            Self::Database { .. } | Self::Store(_) => None,
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! Encoded WebSocket frames: made once, shared by every subscriber.
+//!
+//! A server's frames are unmasked (RFC 6455, section 5.1), so the same bytes serve everyone.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::protocol::{Message, MessageId};
+
+/// Longest frame header: opcode, length marker and a 64-bit length, no mask.
+const MAX_HEADER: usize = 10;
+
+const TEXT: u8 = 0x81;
+const CLOSE: u8 = 0x88;
+const PING: u8 = 0x89;
+const PONG: u8 = 0x8A;
+
+/// Why a server closes a connection, as sent in the close frame (RFC 6455, section 7.4.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u16)]
+pub enum CloseCode {
+    /// The answer to the client's own close.
+    Normal = 1000,
+    /// The server is shutting down.
+    GoingAway = 1001,
+    /// The client broke the protocol.
+    Protocol = 1002,
+    /// A binary frame, which nobody here reads.
+    Unsupported = 1003,
+    /// Text that is not UTF-8.
+    InvalidPayload = 1007,
+    /// A frame or message beyond the limit.
+    TooLarge = 1009,
+    /// A bug in the server.
+    Internal = 1011,
+    /// The client was too slow or did not answer: it may come back.
+    TryAgainLater = 1013,
+}
+
+/// Whole frames that go to a socket in one piece. Cheap to clone, and one pointer wide,
+/// because every subscriber's outbox has room for many.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chunk(Arc<Encoded>);
+
+#[derive(Debug, PartialEq, Eq)]
+struct Encoded {
+    buffer: Vec<u8>,
+    start: usize,
+}
+
+impl Chunk {
+    /// A text frame.
+    pub fn text(payload: &str) -> Self {
+        Self::encode(TEXT, |buffer| buffer.extend_from_slice(payload.as_bytes())).0
+    }
+
+    /// A text frame of a value's JSON.
+    pub fn json(value: &impl Serialize) -> Self {
+        Self::encode(TEXT, |buffer| write_json(buffer, value)).0
+    }
+
+    /// A ping with at most 125 bytes of payload.
+    pub fn ping(payload: &[u8]) -> Self {
+        Self::encode(PING, |buffer| buffer.extend_from_slice(payload)).0
+    }
+
+    /// The answer to a ping: its payload.
+    pub fn pong(payload: &[u8]) -> Self {
+        Self::encode(PONG, |buffer| buffer.extend_from_slice(payload)).0
+    }
+
+    /// A close frame; without a code its payload is empty, as the answer to an empty one.
+    pub fn close(code: Option<u16>, reason: &str) -> Self {
+        Self::encode(CLOSE, |buffer| {
+            if let Some(code) = code {
+                buffer.extend_from_slice(&code.to_be_bytes());
+                buffer.extend_from_slice(reason.as_bytes());
+            }
+        })
+        .0
+    }
+
+    /// Bytes as they are: a handshake, or frames encoded elsewhere.
+    pub fn raw(bytes: Vec<u8>) -> Self {
+        Self(Arc::new(Encoded {
+            buffer: bytes,
+            start: 0,
+        }))
+    }
+
+    /// All the frames of several chunks, in order.
+    pub fn concat(chunks: &[Self]) -> Self {
+        if let [only] = chunks {
+            return only.clone();
+        }
+        let mut bytes = Vec::with_capacity(chunks.iter().map(Self::len).sum());
+        for chunk in chunks {
+            bytes.extend_from_slice(chunk.bytes());
+        }
+        Self::raw(bytes)
+    }
+
+    /// What goes to the socket.
+    pub fn bytes(&self) -> &[u8] {
+        &self.0.buffer[self.0.start..]
+    }
+
+    /// How many bytes go to the socket.
+    pub fn len(&self) -> usize {
+        self.bytes().len()
+    }
+
+    /// Whether there is nothing to send.
+    pub fn is_empty(&self) -> bool {
+        self.bytes().is_empty()
+    }
+
+    /// Encodes one frame whose payload `write` appends; returns it with the header's length.
+    fn encode(opcode: u8, write: impl FnOnce(&mut Vec<u8>)) -> (Self, usize) {
+        // Room for the longest header in front, so that the payload is written once, in place.
+        let mut buffer = Vec::with_capacity(256);
+        buffer.resize(MAX_HEADER, 0);
+        write(&mut buffer);
+        let length = buffer.len() - MAX_HEADER;
+        let (marker, extended): (u8, &[u8]) = match length {
+            0..=125 => (length as u8, &[]),
+            126..=0xFFFF => (126, &(length as u16).to_be_bytes()),
+            _ => (127, &(length as u64).to_be_bytes()),
+        };
+        let header = 2 + extended.len();
+        let start = MAX_HEADER - header;
+        buffer[start] = opcode;
+        buffer[start + 1] = marker;
+        buffer[start + 2..MAX_HEADER].copy_from_slice(extended);
+        (Self(Arc::new(Encoded { buffer, start })), header)
+    }
+}
+
+/// A committed message, encoded once for every subscriber and for its publisher's answer.
+#[derive(Debug, Clone)]
+pub struct MessageFrame {
+    /// The message's id.
+    pub id: MessageId,
+    chunk: Chunk,
+    json: Range<usize>,
+}
+
+impl MessageFrame {
+    /// Encodes `{"type":"message","data":<message>}` as a text frame.
+    pub fn new(message: &Message) -> Self {
+        const BEFORE: &[u8] = br#"{"type":"message","data":"#;
+        const AFTER: &[u8] = b"}";
+        let (chunk, header) = Chunk::encode(TEXT, |buffer| {
+            buffer.extend_from_slice(BEFORE);
+            write_json(buffer, message);
+            buffer.extend_from_slice(AFTER);
+        });
+        let json = header + BEFORE.len()..chunk.len() - AFTER.len();
+        Self {
+            id: message.id,
+            chunk,
+            json,
+        }
+    }
+
+    /// The frame as it goes to subscribers.
+    pub fn chunk(&self) -> &Chunk {
+        &self.chunk
+    }
+
+    /// The message object alone, as JSON.
+    pub fn message_json(&self) -> &[u8] {
+        &self.chunk.bytes()[self.json.clone()]
+    }
+}
+
+fn write_json(buffer: &mut Vec<u8>, value: &impl Serialize) {
+    serde_json::to_writer(buffer, value)
+        .expect("strings and numbers always have a JSON form, and a Vec takes them");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_header_has_the_shortest_length_form() {
+        for (length, header) in [(0, 2), (125, 2), (126, 4), (65_535, 4), (65_536, 10)] {
+            let chunk = Chunk::text(&"x".repeat(length));
+            assert_eq!(chunk.len(), header + length);
+            assert_eq!(chunk.bytes()[0], 0x81);
+            let announced = match chunk.bytes()[1] {
+                126 => u64::from(u16::from_be_bytes([chunk.bytes()[2], chunk.bytes()[3]])),
+                127 => u64::from_be_bytes(chunk.bytes()[2..10].try_into().expect("eight bytes")),
+                short => u64::from(short),
+            };
+            assert_eq!(announced, length as u64);
+        }
+    }
+
+    #[test]
+    fn the_message_object_is_a_slice_of_its_frame() {
+        let message = Message {
+            id: MessageId(7),
+            channel_id: "lab".parse().expect("a channel"),
+            author: "ada".into(),
+            content: "h\"i".into(),
+            timestamp: "2026-01-05T12:34:56.789012+00:00".into(),
+            lane: None,
+            provider: Some("openai".into()),
+            token_count: Some(3),
+        };
+        let frame = MessageFrame::new(&message);
+        assert_eq!(
+            frame.message_json(),
+            serde_json::to_vec(&message).expect("JSON")
+        );
+        assert!(frame.chunk().bytes().ends_with(b"}}"));
+    }
+}

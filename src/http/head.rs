@@ -1,0 +1,305 @@
+//! Request heads: found, checked and understood.
+//!
+//! Strict where two readers could disagree about where a request ends, because the bytes are
+//! read once here and relayed to a second reader.
+
+use super::{Framing, Problem};
+
+/// Most header fields in one head.
+const MAX_HEADERS: usize = 100;
+
+/// Methods that routes may have; anything else is answered 501.
+const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
+
+/// A request head, well-formed and with its framing decided.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Head {
+    /// One of the methods that routes may have.
+    pub method: String,
+    /// Path and query in ASCII, or `*`.
+    pub target: String,
+    /// Where the body ends.
+    pub framing: Framing,
+    /// Whether the client waits for `100 Continue` before it sends the body.
+    pub expects_continue: bool,
+    /// Whether the connection stays open after the answer.
+    pub keep_alive: bool,
+    /// Whether it is HTTP/1.0, whose clients must be told that the connection stays.
+    pub is_1_0: bool,
+    headers: Vec<(String, String)>,
+}
+
+impl Head {
+    /// Where the head at the start of `bytes` ends; `None` when more bytes are needed.
+    ///
+    /// # Errors
+    /// 400 for a line that does not end with CRLF, as soon as it is there.
+    pub fn end(bytes: &[u8]) -> Result<Option<usize>, Problem> {
+        let mut line = 0;
+        while let Some(at) = bytes[line..].iter().position(|byte| *byte == b'\n') {
+            let end = line + at;
+            if end == line || bytes[end - 1] != b'\r' {
+                return Err(Problem::new(
+                    400,
+                    "a line of the request head ends with LF alone; CRLF is required",
+                ));
+            }
+            if end == line + 1 && line > 0 {
+                return Ok(Some(end + 1));
+            }
+            line = end + 1;
+        }
+        Ok(None)
+    }
+
+    /// Reads a complete head.
+    ///
+    /// # Errors
+    /// 400, 417, 431, 501 or 505, each with what was found.
+    pub fn parse(bytes: &[u8]) -> Result<Self, Problem> {
+        let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+        let mut request = httparse::Request::new(&mut headers);
+        match request.parse(bytes) {
+            Ok(httparse::Status::Complete(_)) => {}
+            Ok(httparse::Status::Partial) => {
+                return Err(Problem::new(400, "the request head is incomplete"));
+            }
+            Err(error) => return Err(malformed(error)),
+        }
+        let method = request.method.unwrap_or_default();
+        let is_1_0 = request.version == Some(0);
+        let target = target(method, request.path.unwrap_or_default())?;
+        let headers: Vec<(String, String)> = request
+            .headers
+            .iter()
+            .map(|header| {
+                (
+                    header.name.to_ascii_lowercase(),
+                    String::from_utf8_lossy(header.value).trim().to_owned(),
+                )
+            })
+            .collect();
+        let mut head = Self {
+            method: method.to_owned(),
+            target,
+            framing: Framing::None,
+            expects_continue: false,
+            keep_alive: !is_1_0,
+            is_1_0,
+            headers,
+        };
+        head.check_host()?;
+        head.framing = head.read_framing()?;
+        head.expects_continue = head.read_expectation()?;
+        if head.lists("connection", "close") {
+            head.keep_alive = false;
+        } else if head.lists("connection", "keep-alive") {
+            head.keep_alive = true;
+        }
+        if !METHODS.contains(&method) {
+            return Err(Problem::new(
+                501,
+                format!(
+                    "the method {method} is not implemented; {} are",
+                    METHODS.join(", ")
+                ),
+            ));
+        }
+        Ok(head)
+    }
+
+    /// The path, still percent-encoded.
+    pub fn path(&self) -> &str {
+        self.target.split('?').next().unwrap_or_default()
+    }
+
+    /// All headers of this name, which is given in lower case, as one list (RFC 9110, section 5.3).
+    pub fn joined(&self, name: &str) -> Option<String> {
+        let values: Vec<&str> = self.all(name).collect();
+        (!values.is_empty()).then(|| values.join(", "))
+    }
+
+    /// Whether a comma-separated header has this member, whatever its case.
+    pub fn lists(&self, name: &str, member: &str) -> bool {
+        self.all(name)
+            .flat_map(|value| value.split(','))
+            .any(|value| value.trim().eq_ignore_ascii_case(member))
+    }
+
+    fn all(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.headers
+            .iter()
+            .filter(move |(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
+    }
+
+    /// RFC 9112, section 3.2: a request without exactly one `Host` is answered 400.
+    fn check_host(&self) -> Result<(), Problem> {
+        match self.all("host").count() {
+            1 => Ok(()),
+            0 if self.is_1_0 => Ok(()),
+            0 => Err(Problem::new(400, "the `Host` header is missing")),
+            more => Err(Problem::new(
+                400,
+                format!("there are {more} `Host` headers; exactly one is required"),
+            )),
+        }
+    }
+
+    /// RFC 9112, section 6.3. Whatever two readers could take differently is refused.
+    fn read_framing(&self) -> Result<Framing, Problem> {
+        let lengths: Vec<&str> = self.all("content-length").collect();
+        if let Some(coding) = self.joined("transfer-encoding") {
+            if !lengths.is_empty() {
+                return Err(Problem::new(
+                    400,
+                    "`Content-Length` and `Transfer-Encoding` are both there; only one may be",
+                ));
+            }
+            if self.is_1_0 {
+                return Err(Problem::new(
+                    400,
+                    "`Transfer-Encoding` does not exist in HTTP/1.0",
+                ));
+            }
+            if !coding.eq_ignore_ascii_case("chunked") {
+                return Err(Problem::new(
+                    501,
+                    format!("the transfer coding {coding:?} is not implemented; `chunked` is"),
+                ));
+            }
+            return Ok(Framing::Chunked);
+        }
+        match lengths[..] {
+            [] => Ok(Framing::None),
+            [length] if !length.is_empty() && length.bytes().all(|byte| byte.is_ascii_digit()) => {
+                // A length beyond the machine's word is beyond every limit too.
+                Ok(Framing::Length(length.parse().unwrap_or(usize::MAX)))
+            }
+            [length] => Err(Problem::new(
+                400,
+                format!("`Content-Length` must be a number, not {length:?}"),
+            )),
+            _ => Err(Problem::new(
+                400,
+                format!(
+                    "there are {} `Content-Length` headers; only one may be",
+                    lengths.len()
+                ),
+            )),
+        }
+    }
+
+    fn read_expectation(&self) -> Result<bool, Problem> {
+        match self.joined("expect") {
+            None => Ok(false),
+            // RFC 9110, section 10.1.1: an HTTP/1.0 client does not know 100.
+            Some(value) if value.eq_ignore_ascii_case("100-continue") => {
+                Ok(!self.is_1_0 && self.framing != Framing::None)
+            }
+            Some(value) => Err(Problem::new(
+                417,
+                format!("the expectation {value:?} is not known; `100-continue` is"),
+            )),
+        }
+    }
+}
+
+/// Path and query of the request target, in ASCII (RFC 9112, section 3.2).
+fn target(method: &str, target: &str) -> Result<String, Problem> {
+    let origin_form = match target.split_once("://") {
+        Some((scheme, rest))
+            if scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https") =>
+        {
+            // Absolute form, as proxies send it: the host was chosen by connecting here.
+            let path = rest.find(['/', '?']).map_or("", |at| &rest[at..]);
+            if path.starts_with('/') {
+                path.to_owned()
+            } else {
+                format!("/{path}")
+            }
+        }
+        _ => target.to_owned(),
+    };
+    let asks_about_server = method == "OPTIONS" && origin_form == "*";
+    if !origin_form.starts_with('/') && !asks_about_server {
+        return Err(Problem::new(
+            400,
+            format!("the request target {target:?} does not start with `/`"),
+        ));
+    }
+    let mut ascii = String::with_capacity(origin_form.len());
+    for byte in origin_form.bytes() {
+        if byte.is_ascii_graphic() {
+            ascii.push(char::from(byte));
+        } else {
+            ascii.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    Ok(ascii)
+}
+
+fn malformed(error: httparse::Error) -> Problem {
+    match error {
+        httparse::Error::TooManyHeaders => Problem::new(
+            431,
+            format!("the request has more than {MAX_HEADERS} headers"),
+        ),
+        httparse::Error::Version => Problem::new(
+            505,
+            "the HTTP version is not supported; HTTP/1.0 and HTTP/1.1 are",
+        ),
+        httparse::Error::HeaderName => Problem::new(
+            400,
+            "a header is malformed: a name, a colon without space before it, a value on the same line",
+        ),
+        httparse::Error::HeaderValue => {
+            Problem::new(400, "a header's value has a control character")
+        }
+        httparse::Error::Token => Problem::new(
+            400,
+            "the request line is malformed: a method, a target and a version",
+        ),
+        other => Problem::new(400, format!("the request head is malformed: {other}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_is_found_only_behind_a_blank_line() {
+        assert_eq!(
+            Head::end(b"GET / HTTP/1.1\r\nHost: a\r\n").expect("no fault"),
+            None
+        );
+        assert_eq!(
+            Head::end(b"GET / HTTP/1.1\r\nHost: a\r\n\r\nrest").expect("no fault"),
+            Some(27)
+        );
+        assert_eq!(
+            Head::end(b"GET / HTTP/1.1\nHost: a\r\n")
+                .expect_err("bare LF")
+                .status,
+            400
+        );
+        assert_eq!(Head::end(b"\n").expect_err("bare LF").status, 400);
+    }
+
+    #[test]
+    fn targets_become_paths_in_ascii() {
+        for (given, path) in [
+            ("/a?b", "/a?b"),
+            ("http://host:1/a", "/a"),
+            ("http://host", "/"),
+            ("http://host?x", "/?x"),
+            ("/ü", "/%C3%BC"),
+        ] {
+            assert_eq!(target("GET", given).expect(given), path);
+        }
+        assert!(target("GET", "*").is_err());
+        assert!(target("GET", "a").is_err());
+        assert_eq!(target("OPTIONS", "*").expect("the server itself"), "*");
+    }
+}

@@ -1,0 +1,74 @@
+//! A whole response, small enough to be in memory.
+
+use super::reason_phrase;
+
+/// A status, headers and a body of known length.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reply {
+    /// The HTTP status.
+    pub status: u16,
+    /// Headers, beside `Content-Length` and `Connection`, which depend on who asked.
+    pub headers: Vec<(&'static str, String)>,
+    /// The body; empty with 204 and 304.
+    pub body: Vec<u8>,
+}
+
+impl Reply {
+    /// A reply with a body of this media type.
+    pub fn new(status: u16, content_type: &str, body: Vec<u8>) -> Self {
+        Self {
+            status,
+            headers: vec![("Content-Type", content_type.to_owned())],
+            body,
+        }
+    }
+
+    /// 200 with JSON.
+    pub fn json(body: Vec<u8>) -> Self {
+        Self::new(200, "application/json", body)
+    }
+
+    /// 204.
+    pub fn no_content() -> Self {
+        Self {
+            status: 204,
+            headers: Vec::new(),
+            body: Vec::new(),
+        }
+    }
+
+    /// Adds a header.
+    pub fn with_header(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.headers.push((name, value.into()));
+        self
+    }
+
+    /// The bytes for the client. `head_only` leaves the body out but not its length, as the
+    /// answer to HEAD; an HTTP/1.0 client must be told that its connection stays.
+    pub fn into_bytes(self, head_only: bool, is_1_0: bool, keep_alive: bool) -> Vec<u8> {
+        let mut bytes = format!(
+            "HTTP/1.1 {} {}\r\n",
+            self.status,
+            reason_phrase(self.status)
+        )
+        .into_bytes();
+        match (keep_alive, is_1_0) {
+            (false, _) => bytes.extend_from_slice(b"Connection: close\r\n"),
+            (true, true) => bytes.extend_from_slice(b"Connection: keep-alive\r\n"),
+            (true, false) => {}
+        }
+        for (name, value) in &self.headers {
+            bytes.extend_from_slice(format!("{name}: {value}\r\n").as_bytes());
+        }
+        bytes.extend_from_slice(format!("Content-Length: {}\r\n\r\n", self.body.len()).as_bytes());
+        if !head_only {
+            bytes.extend_from_slice(&self.body);
+        }
+        bytes
+    }
+
+    /// The bytes for a connection that ends with this reply.
+    pub fn into_last_bytes(self) -> Vec<u8> {
+        self.into_bytes(false, false, false)
+    }
+}

@@ -1,0 +1,35 @@
+//! The time of a commit, as clients see it.
+
+use time::OffsetDateTime;
+
+/// Now, in UTC with microseconds: `2026-01-05T12:34:56.789012+00:00`.
+///
+/// It may go backwards with the system's clock: the order is that of the ids.
+pub(super) fn now() -> String {
+    format(OffsetDateTime::now_utc())
+}
+
+fn format(time: OffsetDateTime) -> String {
+    format!(
+        "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:06}+00:00",
+        time.year(),
+        u8::from(time.month()),
+        time.day(),
+        time.hour(),
+        time.minute(),
+        time.second(),
+        time.microsecond()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_part_has_its_fixed_width() {
+        let time =
+            OffsetDateTime::from_unix_timestamp_nanos(1_767_616_496_000_012_999).expect("a time");
+        assert_eq!(format(time), "2026-01-05T12:34:56.000012+00:00");
+    }
+}

@@ -1,0 +1,256 @@
+//! The sequencer: the one thread that commits messages and thereby decides their order.
+//!
+//! It takes all drafts that wait, commits them in one transaction, passes the batch on to the
+//! `broadcast` thread and answers the publishers. Commit order is id order is delivery order;
+//! nothing is broadcast or acknowledged that is not committed.
+
+mod broadcast;
+mod clock;
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+
+use crate::config::Limits;
+use crate::error::{Error, Result};
+use crate::frame::MessageFrame;
+use crate::manager::ConnectionManager;
+use crate::protocol::{Channel, Draft, MessageId};
+use crate::store::Writer;
+use broadcast::Broadcast;
+
+/// Called at the commit, on the journal's thread: it must not block.
+pub type Done = Box<dyn FnOnce(Result<&[Committed], &Error>) + Send>;
+
+/// A draft that is now a message.
+#[derive(Debug)]
+pub struct Committed {
+    /// Where it goes.
+    pub channel: Channel,
+    /// Its id, and its bytes for subscribers and publisher.
+    pub frame: MessageFrame,
+    /// How many subscribers its channel had at the commit.
+    pub subscribers: usize,
+}
+
+/// Drafts that are committed together or not at all, and who wants to know.
+struct Submission {
+    drafts: Vec<Draft>,
+    bytes: usize,
+    done: Done,
+}
+
+enum Order {
+    Commit(Submission),
+    Stop,
+}
+
+/// Takes drafts from any thread.
+///
+/// Its queue is bounded by bytes: publishers ask [`Self::has_room`] first. What they submit
+/// after that is always taken, so it may be overrun by one submission per publisher.
+pub struct Journal {
+    orders: Sender<Order>,
+    queued_bytes: Arc<AtomicUsize>,
+    head: Arc<AtomicU64>,
+    max_queued_bytes: usize,
+    threads: Mutex<Option<(JoinHandle<()>, JoinHandle<()>)>>,
+}
+
+impl Journal {
+    /// Starts the `journal` and `broadcast` threads; `head` is the newest id of the store.
+    ///
+    /// # Errors
+    /// When the process may not have another thread.
+    pub fn start(
+        writer: Box<dyn Writer>,
+        head: MessageId,
+        manager: Arc<ConnectionManager>,
+        limits: &Limits,
+    ) -> io::Result<Self> {
+        let (orders, received) = unbounded();
+        let queued_bytes = Arc::new(AtomicUsize::new(0));
+        let head = Arc::new(AtomicU64::new(head.0));
+        let (broadcast, broadcast_thread) =
+            Broadcast::start(Arc::clone(&manager), limits.max_fanout_bytes)?;
+        let mut sequencer = Sequencer {
+            orders: received,
+            queued_bytes: Arc::clone(&queued_bytes),
+            head: Arc::clone(&head),
+            writer,
+            manager,
+            broadcast,
+            max_batch: limits.max_batch.max(1),
+            failing: false,
+        };
+        let journal_thread =
+            thread::Builder::new()
+                .name("journal".to_owned())
+                .spawn(move || {
+                    sequencer.run();
+                    sequencer.writer.close();
+                })?;
+        Ok(Self {
+            orders,
+            queued_bytes,
+            head,
+            max_queued_bytes: limits.max_queued_bytes,
+            threads: Mutex::new(Some((journal_thread, broadcast_thread))),
+        })
+    }
+
+    /// The newest id that is committed, 0 before the first.
+    pub fn head(&self) -> MessageId {
+        MessageId(self.head.load(Ordering::Acquire))
+    }
+
+    /// Whether less waits than may. Publishers that find no room answer 503 or read no further.
+    pub fn has_room(&self) -> bool {
+        self.queued_bytes.load(Ordering::Relaxed) < self.max_queued_bytes
+    }
+
+    /// Queues drafts to be committed together; `done` hears the outcome. Never blocks.
+    pub fn submit(&self, drafts: Vec<Draft>, done: Done) {
+        let bytes = drafts.iter().map(Draft::size).sum();
+        self.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
+        if let Err(refused) = self.orders.send(Order::Commit(Submission {
+            drafts,
+            bytes,
+            done,
+        })) && let Order::Commit(submission) = refused.into_inner()
+        {
+            self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            (submission.done)(Err(&Error::Store("the server is shutting down".to_owned())));
+        }
+    }
+
+    /// Commits and broadcasts what was submitted before, refuses what comes after, closes the
+    /// store. Blocks until that is done.
+    pub fn stop(&self) {
+        let _ = self.orders.send(Order::Stop);
+        let threads = self
+            .threads
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some((journal, broadcast)) = threads {
+            // A panic was reported when it happened.
+            let _ = journal.join();
+            let _ = broadcast.join();
+        }
+    }
+}
+
+/// The journal's thread.
+struct Sequencer {
+    orders: Receiver<Order>,
+    queued_bytes: Arc<AtomicUsize>,
+    head: Arc<AtomicU64>,
+    writer: Box<dyn Writer>,
+    manager: Arc<ConnectionManager>,
+    broadcast: Broadcast,
+    max_batch: usize,
+    /// The last commit failed; it is logged when that begins and when it ends.
+    failing: bool,
+}
+
+/// Drafts of several submissions, side by side for one transaction.
+#[derive(Default)]
+struct Batch {
+    drafts: Vec<Draft>,
+    parts: Vec<(usize, Done)>,
+    bytes: usize,
+}
+
+/// Bytes of drafts in one transaction, so that a batch of large ones stays short.
+const MAX_BATCH_BYTES: usize = 4 << 20;
+
+impl Sequencer {
+    fn run(&mut self) {
+        while let Ok(order) = self.orders.recv() {
+            let mut batch = Batch::default();
+            let mut next = Some(order);
+            let mut stopping = false;
+            while let Some(order) = next {
+                match order {
+                    Order::Commit(submission) => batch.add(submission),
+                    Order::Stop => {
+                        stopping = true;
+                        break;
+                    }
+                }
+                let full = batch.drafts.len() >= self.max_batch || batch.bytes >= MAX_BATCH_BYTES;
+                next = if full {
+                    None
+                } else {
+                    self.orders.try_recv().ok()
+                };
+            }
+            self.commit(batch);
+            if stopping {
+                return;
+            }
+        }
+    }
+
+    fn commit(&mut self, batch: Batch) {
+        if batch.parts.is_empty() {
+            return;
+        }
+        let timestamp = clock::now();
+        let outcome = self.writer.append(&batch.drafts, &timestamp);
+        self.log_changes(outcome.as_ref().err());
+        let committed = outcome.map(|ids| {
+            if let Some(newest) = ids.last() {
+                self.head.store(newest.0, Ordering::Release);
+            }
+            let manager = &self.manager;
+            batch
+                .drafts
+                .iter()
+                .zip(ids)
+                .map(|(draft, id)| Committed {
+                    channel: draft.channel_id.clone(),
+                    frame: MessageFrame::new(&draft.committed(id, &timestamp)),
+                    subscribers: manager.subscribers(&draft.channel_id),
+                })
+                .collect::<Vec<_>>()
+        });
+        if let Ok(messages) = &committed {
+            self.broadcast.send(messages);
+        }
+        let mut first = 0;
+        for (count, done) in batch.parts {
+            let outcome = committed
+                .as_ref()
+                .map(|messages| &messages[first..first + count]);
+            // A publisher's code that panics costs the others nothing; the panic is reported.
+            let _ = catch_unwind(AssertUnwindSafe(|| done(outcome)));
+            first += count;
+        }
+        self.queued_bytes.fetch_sub(batch.bytes, Ordering::Relaxed);
+    }
+
+    fn log_changes(&mut self, error: Option<&Error>) {
+        match error {
+            Some(error) if !self.failing => {
+                log::error!("{error}; publishers get 503 until a commit succeeds")
+            }
+            None if self.failing => log::info!("the store works again"),
+            _ => {}
+        }
+        self.failing = error.is_some();
+    }
+}
+
+impl Batch {
+    fn add(&mut self, submission: Submission) {
+        self.parts.push((submission.drafts.len(), submission.done));
+        self.bytes += submission.bytes;
+        self.drafts.extend(submission.drafts);
+    }
+}

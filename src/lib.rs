@@ -1,0 +1,81 @@
+//! Threadcast: a real-time broadcast server in one small program.
+//!
+//! POST a message, and every WebSocket client of its channel has it, stored, in one order.
+//!
+//! **One thread commits every message and thereby decides its order; one registry holds
+//! every subscriber's bounded outbox; one thread owns each connection; nothing else is
+//! shared.** There is no async runtime and no `unsafe`.
+//!
+//! # Threads
+//!
+//! | name | how many | what it does |
+//! |---|---|---|
+//! | `listener` | 1 | accepts on the one public port, enforces the connection limit, spawns `conn-N` |
+//! | `conn-N` | 1 per connection | reads whole requests; relays them to `rest`, or becomes the WebSocket session |
+//! | `rest` | 1 | tiny_http's request loop: routes and handlers; waits neither for a client nor for the disk |
+//! | `query-N` | 2 | read history from the store for `rest` |
+//! | `journal` | 1 | the sequencer: takes all waiting drafts, commits them in one transaction, answers their publishers |
+//! | `broadcast` | 1 | takes committed batches in order, merges what waits into one chunk per channel, offers it to the subscribers |
+//!
+//! tiny_http has an accept thread of its own and one thread per connection of the relay.
+//!
+//! # A message's way
+//!
+//! `POST` → `conn-N` reads it whole ([`http`]) → relay → `rest` makes a draft of it → `journal`
+//! commits it with all others that wait, answers at the commit → `broadcast` offers the
+//! encoded frame to every [`Client`](manager::Client) of the channel → the outbox is drained
+//! into the socket right there. A socket that is full is left to its own thread.
+//!
+//! # Rooms
+//!
+//! A module uses only floors below its own; `tests/floors.rs` holds that.
+//!
+//! | floor | rooms |
+//! |---|---|
+//! | 5 | `main`, `cli`, `bench` |
+//! | 4 | [`server`] (wiring, start, shutdown), its listener and connections |
+//! | 3 | `server::rest` (the only room that knows tiny_http), `server::relay`, `server::socket` |
+//! | 2 | [`journal`] (with the `broadcast` thread) |
+//! | 1 | [`manager`], [`store`] |
+//! | 0 | [`config`], [`error`], [`protocol`], [`frame`], [`http`] |
+//!
+//! # Invariants
+//!
+//! - Only `journal` appends to the store, only `broadcast` offers messages.
+//! - Nothing is broadcast or acknowledged that is not committed.
+//! - Only the holder of a client's writer lock writes to its socket; nothing follows a close frame.
+//! - The manager's lock is held for edits of its map and to take lists, never during a send,
+//!   a log line or a read of the store.
+//! - A client is registered before its 101 goes out: who has seen the handshake hears the next message.
+//! - A panic in one connection ends that connection only; locks recover from poisoning.
+//! - Every accepted connection ends in one place that unregisters it, the drop of its `Admitted`.
+//! - There is no global state, and no lazy singleton.
+//!
+//! # Bounds
+//!
+//! | what | bounded by |
+//! |---|---|
+//! | connections, their threads and descriptors | [`Limits::max_connections`] |
+//! | a request head, a body, a frame | [`Limits::max_head_bytes`], [`Limits::max_body_bytes`] |
+//! | a subscriber's outbox | [`Limits::max_outbox_chunks`], [`Limits::max_outbox_bytes`], and as many answers as [`Limits::max_in_flight`] |
+//! | drafts waiting for the journal | [`Limits::max_queued_bytes`] and one read of each publisher |
+//! | frames waiting for the fan-out | [`Limits::max_fanout_bytes`] and one batch |
+//! | requests in hand, queries waiting | [`Limits::max_rest_requests`] |
+//! | a page of history | [`Limits::max_page_bytes`] |
+//! | channels in the manager | the connections: a channel without any is forgotten |
+//! | running counts of the store | the distinct channels, providers and lanes stored |
+
+pub mod config;
+pub mod error;
+pub mod frame;
+pub mod http;
+pub mod journal;
+pub mod manager;
+pub mod protocol;
+pub mod server;
+pub mod store;
+
+pub use config::{Config, Database, Limits, Sync};
+pub use error::{Error, Result};
+pub use manager::ConnectionManager;
+pub use server::Server;

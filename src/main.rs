@@ -1,0 +1,10 @@
+//! The program: reads its flags, runs the server until a signal, reports what went wrong.
+
+mod bench;
+mod cli;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::run()
+}

@@ -1,0 +1,369 @@
+//! One subscriber: a bounded outbox, and a writer that whoever holds its lock drains in place.
+//!
+//! Nothing else writes to the socket. The broadcasting thread pushes a chunk and drains the
+//! outbox right there with a non-blocking send, which costs no thread a wake-up. When the
+//! socket is full the client is *congested*: everybody else leaves the socket alone, and the
+//! client's own thread, which waits in `poll`, drains when it is writable again.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, TrySendError};
+
+use super::Wake;
+use crate::frame::{Chunk, CloseCode};
+use crate::protocol::Channel;
+
+/// Chunks gathered into one write.
+const MAX_SLICES: usize = 16;
+
+/// Bounds of one outbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OutboxLimits {
+    /// Chunks of broadcasts that may wait.
+    pub chunks: usize,
+    /// Bytes that may wait; a single larger chunk may still wait alone.
+    pub bytes: usize,
+    /// Answers to the client itself (pongs, acks, errors) that may wait beside the broadcasts.
+    pub replies: usize,
+}
+
+/// What became of an offered chunk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Offer {
+    /// It is on its way, or the client is leaving and wants no more.
+    Taken,
+    /// The outbox is full: the client is too slow.
+    Full,
+}
+
+/// A subscriber of one channel.
+#[derive(Debug)]
+pub struct Client {
+    /// Unique within its manager.
+    pub id: u64,
+    /// What it subscribed to.
+    pub channel: Channel,
+    /// Where it comes from.
+    pub peer: SocketAddr,
+    stream: Arc<TcpStream>,
+    wake: Wake,
+    limits: OutboxLimits,
+    outbox: Sender<Queued>,
+    queued_chunks: AtomicUsize,
+    queued_bytes: AtomicUsize,
+    queued_replies: AtomicUsize,
+    /// The socket took no more; only the client's own thread may write until it does.
+    congested: AtomicBool,
+    /// The close frame; once it is set, nothing more goes into the outbox.
+    last_word: OnceLock<Chunk>,
+    writer: Mutex<Writer>,
+}
+
+#[derive(Debug)]
+struct Queued {
+    chunk: Chunk,
+    reply: bool,
+}
+
+/// What only the holder of the lock may touch: the receiving end and the way to the socket.
+#[derive(Debug)]
+struct Writer {
+    outbox: Receiver<Queued>,
+    /// Taken from the outbox, not wholly written: of the first one `written` bytes are.
+    unsent: VecDeque<Chunk>,
+    written: usize,
+    /// The last word is among `unsent`, or written.
+    closing: bool,
+    /// When the socket refused a byte; `None` once it has taken one.
+    stalled_since: Option<Instant>,
+    end: Option<End>,
+}
+
+/// Why nothing is written any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// The close frame is in the socket's buffer.
+    Said,
+    /// The socket failed: the peer is gone.
+    Lost,
+}
+
+impl Client {
+    /// A client whose socket gets `first` before anything else: the handshake's answer.
+    ///
+    /// `stream` must be non-blocking. `first` goes out with the first [`Self::drain`] or offer.
+    pub(super) fn new(
+        id: u64,
+        channel: Channel,
+        peer: SocketAddr,
+        stream: Arc<TcpStream>,
+        first: Chunk,
+        limits: OutboxLimits,
+    ) -> io::Result<Self> {
+        let (sender, receiver) = crossbeam_channel::bounded(limits.chunks + limits.replies);
+        Ok(Self {
+            id,
+            channel,
+            peer,
+            stream,
+            wake: Wake::new()?,
+            limits,
+            outbox: sender,
+            queued_chunks: AtomicUsize::new(0),
+            queued_bytes: AtomicUsize::new(first.len()),
+            queued_replies: AtomicUsize::new(0),
+            congested: AtomicBool::new(false),
+            last_word: OnceLock::new(),
+            writer: Mutex::new(Writer {
+                outbox: receiver,
+                unsent: VecDeque::from([first]),
+                written: 0,
+                closing: false,
+                stalled_since: None,
+                end: None,
+            }),
+        })
+    }
+
+    /// Puts a chunk of broadcast frames into the outbox and, when nobody else is writing,
+    /// writes it. Never blocks.
+    pub fn offer(&self, chunk: &Chunk) -> Offer {
+        if self.last_word.get().is_some() {
+            return Offer::Taken;
+        }
+        let waiting = self.queued_bytes.fetch_add(chunk.len(), Ordering::Relaxed);
+        let full = self.queued_chunks.load(Ordering::Relaxed) >= self.limits.chunks
+            || (waiting > 0 && waiting + chunk.len() > self.limits.bytes);
+        if full {
+            self.queued_bytes.fetch_sub(chunk.len(), Ordering::Relaxed);
+            return Offer::Full;
+        }
+        self.queued_chunks.fetch_add(1, Ordering::Relaxed);
+        match self.outbox.try_send(Queued {
+            chunk: chunk.clone(),
+            reply: false,
+        }) {
+            Ok(()) => {
+                self.drain_if_free();
+                Offer::Taken
+            }
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
+                self.queued_bytes.fetch_sub(chunk.len(), Ordering::Relaxed);
+                self.queued_chunks.fetch_sub(1, Ordering::Relaxed);
+                Offer::Full
+            }
+        }
+    }
+
+    /// Puts an answer to the client itself into the outbox and writes it when nobody else is
+    /// writing. Never blocks; the caller asks for no more than [`OutboxLimits::replies`], by
+    /// reading no further while [`Self::replies_waiting`] is that many.
+    pub fn reply(&self, chunk: Chunk) {
+        if self.last_word.get().is_some() {
+            return;
+        }
+        self.queued_replies.fetch_add(1, Ordering::Relaxed);
+        self.queued_bytes.fetch_add(chunk.len(), Ordering::Relaxed);
+        let length = chunk.len();
+        if self.outbox.try_send(Queued { chunk, reply: true }).is_err() {
+            // Offers may fill a little more than their share when several threads offer at once.
+            self.queued_bytes.fetch_sub(length, Ordering::Relaxed);
+            self.queued_replies.fetch_sub(1, Ordering::Relaxed);
+            self.finish(CloseCode::TryAgainLater, "too slow: reconnect with `since`");
+            return;
+        }
+        self.drain_if_free();
+    }
+
+    /// Answers that wait in the outbox.
+    pub fn replies_waiting(&self) -> usize {
+        self.queued_replies.load(Ordering::Relaxed)
+    }
+
+    /// Ends the client: what is in the outbox goes out, then a close frame, then nothing.
+    /// Only the first call has an effect.
+    pub fn finish(&self, code: CloseCode, reason: &str) {
+        self.finish_with(Chunk::close(Some(code as u16), reason));
+    }
+
+    /// Ends the client with this close frame.
+    pub fn finish_with(&self, close: Chunk) {
+        if self.last_word.set(close).is_ok() {
+            fence(Ordering::SeqCst);
+            self.drain_if_free();
+            self.wake.wake();
+        }
+    }
+
+    /// Whether the client was told, or is about to be told, that this is the end.
+    pub fn is_finishing(&self) -> bool {
+        self.last_word.get().is_some()
+    }
+
+    /// Whether and why nothing is written any more.
+    pub fn end(&self) -> Option<End> {
+        self.writer().end
+    }
+
+    /// Whether the socket is full, and its own thread has to wait for it.
+    pub fn is_congested(&self) -> bool {
+        self.congested.load(Ordering::SeqCst)
+    }
+
+    /// How long the socket has been taking no byte at all.
+    pub fn stalled_for(&self) -> Duration {
+        self.writer()
+            .stalled_since
+            .map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    /// Drains although the socket was full: for the client's own thread, when it is writable.
+    pub fn drain(&self) {
+        let mut writer = self.writer();
+        self.write_out(&mut writer);
+        drop(writer);
+        self.drain_if_free();
+    }
+
+    /// Makes the client's own thread look around.
+    pub fn wake(&self) {
+        self.wake.wake();
+    }
+
+    /// The waking side of that thread's `poll`.
+    pub fn wake_handle(&self) -> &Wake {
+        &self.wake
+    }
+
+    /// The socket, for reading.
+    pub fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+
+    /// Drains unless somebody else does, or the socket is full.
+    fn drain_if_free(&self) {
+        loop {
+            // Pairs with the fence below: either this thread finds the lock free, or its holder,
+            // looking again after letting go, finds what this thread has pushed. Without both
+            // a frame could be left behind in the outbox.
+            fence(Ordering::SeqCst);
+            if self.is_congested() {
+                return;
+            }
+            let mut writer = match self.writer.try_lock() {
+                Ok(writer) => writer,
+                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+                Err(TryLockError::WouldBlock) => return,
+            };
+            self.write_out(&mut writer);
+            let nothing_left =
+                writer.end.is_some() || writer.closing || self.last_word.get().is_none();
+            drop(writer);
+            fence(Ordering::SeqCst);
+            if nothing_left && self.outbox.is_empty() {
+                return;
+            }
+        }
+    }
+
+    fn writer(&self) -> MutexGuard<'_, Writer> {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes until the outbox is empty or the socket full.
+    fn write_out(&self, writer: &mut Writer) {
+        loop {
+            self.take_up(writer);
+            if writer.unsent.is_empty() || writer.end.is_some() {
+                writer.unsent.clear();
+                self.congested.store(false, Ordering::SeqCst);
+                return;
+            }
+            match writer.write(&self.stream) {
+                Ok(sent) => {
+                    self.queued_bytes.fetch_sub(sent, Ordering::Relaxed);
+                    if writer.closing && writer.unsent.is_empty() {
+                        writer.end = Some(End::Said);
+                        self.wake.wake();
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    writer.stalled_since.get_or_insert_with(Instant::now);
+                    if !self.congested.swap(true, Ordering::SeqCst) {
+                        self.wake.wake();
+                    }
+                    return;
+                }
+                Err(_) => {
+                    writer.end = Some(End::Lost);
+                    // Whoever offers now need not try: there is nobody to hear it.
+                    let _ = self.last_word.set(Chunk::raw(Vec::new()));
+                    self.wake.wake();
+                }
+            }
+        }
+    }
+
+    /// Moves chunks from the outbox to the writer, and the last word behind the last of them.
+    fn take_up(&self, writer: &mut Writer) {
+        while (writer.unsent.len() < MAX_SLICES || writer.end.is_some())
+            && let Ok(queued) = writer.outbox.try_recv()
+        {
+            let counter = if queued.reply {
+                &self.queued_replies
+            } else {
+                &self.queued_chunks
+            };
+            counter.fetch_sub(1, Ordering::Relaxed);
+            if writer.closing {
+                // Offered while the last word was said: nothing may follow a close frame.
+                self.queued_bytes
+                    .fetch_sub(queued.chunk.len(), Ordering::Relaxed);
+            } else {
+                writer.unsent.push_back(queued.chunk);
+            }
+        }
+        if let Some(close) = self.last_word.get()
+            && !writer.closing
+            && writer.outbox.is_empty()
+        {
+            writer.closing = true;
+            self.queued_bytes.fetch_add(close.len(), Ordering::Relaxed);
+            writer.unsent.push_back(close.clone());
+        }
+    }
+}
+
+impl Writer {
+    /// One write of several chunks; returns how many bytes the socket took.
+    fn write(&mut self, mut stream: &TcpStream) -> io::Result<usize> {
+        let sent = if self.unsent.len() == 1 {
+            stream.write(&self.unsent[0].bytes()[self.written..])?
+        } else {
+            let mut slices = [IoSlice::new(&[]); MAX_SLICES + 1];
+            for (slice, chunk) in slices.iter_mut().zip(&self.unsent) {
+                *slice = IoSlice::new(chunk.bytes());
+            }
+            slices[0].advance(self.written);
+            stream.write_vectored(&slices[..self.unsent.len().min(MAX_SLICES + 1)])?
+        };
+        if sent == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        self.stalled_since = None;
+        self.written += sent;
+        while let Some(first) = self.unsent.front()
+            && self.written >= first.len()
+        {
+            self.written -= first.len();
+            self.unsent.pop_front();
+        }
+        Ok(sent)
+    }
+}

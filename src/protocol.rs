@@ -1,0 +1,366 @@
+//! The JSON types of the wire: what publishers send, what subscribers get.
+
+use std::borrow::Borrow;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use serde::{Serialize, Serializer};
+use serde_json::{Map, Value};
+
+/// Longest channel name, in characters.
+pub const MAX_CHANNEL_CHARS: usize = 128;
+
+/// A message's place in the one order of the server: greater than every earlier one, never reused.
+///
+/// 0 comes before the first message.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct MessageId(pub u64);
+
+impl fmt::Display for MessageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A channel's name: 1 to 128 characters, any Unicode but control characters. Cheap to clone.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Channel(Arc<str>);
+
+impl Channel {
+    /// A name from the store, which keeps what older programs accepted too.
+    pub(crate) fn stored(name: &str) -> Self {
+        Self(name.into())
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Channel {
+    type Err = String;
+
+    /// Fails with a sentence that says what a name may be.
+    fn from_str(name: &str) -> Result<Self, String> {
+        if name.is_empty() {
+            return Err(format!(
+                "a channel name has 1 to {MAX_CHANNEL_CHARS} characters, this one is empty"
+            ));
+        }
+        if name.len() > MAX_CHANNEL_CHARS {
+            let characters = name.chars().count();
+            if characters > MAX_CHANNEL_CHARS {
+                return Err(format!(
+                    "a channel name has 1 to {MAX_CHANNEL_CHARS} characters, this one has {characters}"
+                ));
+            }
+        }
+        match name.chars().find(|character| character.is_control()) {
+            Some(control) => Err(format!(
+                "a channel name has no control characters, this one has U+{:04X}",
+                control as u32
+            )),
+            None => Ok(Self(name.into())),
+        }
+    }
+}
+
+impl fmt::Display for Channel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Borrow<str> for Channel {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Serialize for Channel {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+/// A message as its publisher wrote it: not stored, without id and time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Draft {
+    /// Where it goes.
+    pub channel_id: Channel,
+    /// Who wrote it.
+    pub author: String,
+    /// What it says; may be empty.
+    pub content: String,
+    /// Free for the publisher's use, counted in the summary.
+    pub lane: Option<String>,
+    /// Free for the publisher's use, counted in the summary.
+    pub provider: Option<String>,
+    /// Summed up in the summary.
+    pub token_count: Option<i64>,
+}
+
+impl Draft {
+    /// Bytes it takes, roughly: what the bounds of queues count.
+    pub fn size(&self) -> usize {
+        let optional = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        128 + self.channel_id.as_str().len()
+            + self.author.len()
+            + self.content.len()
+            + optional(&self.lane)
+            + optional(&self.provider)
+    }
+
+    /// Stored under `id` at `timestamp`.
+    pub fn committed(&self, id: MessageId, timestamp: &str) -> Message {
+        Message {
+            id,
+            channel_id: self.channel_id.clone(),
+            author: self.author.clone(),
+            content: self.content.clone(),
+            timestamp: timestamp.to_owned(),
+            lane: self.lane.clone(),
+            provider: self.provider.clone(),
+            token_count: self.token_count,
+        }
+    }
+}
+
+/// A stored message, with the fields and names that clients see.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Message {
+    /// Its place in the order.
+    pub id: MessageId,
+    /// Where it went.
+    pub channel_id: Channel,
+    /// Who wrote it.
+    pub author: String,
+    /// What it says.
+    pub content: String,
+    /// When it was committed: UTC, microseconds, `+00:00`.
+    pub timestamp: String,
+    /// As published.
+    pub lane: Option<String>,
+    /// As published.
+    pub provider: Option<String>,
+    /// As published.
+    pub token_count: Option<i64>,
+}
+
+/// A field that is missing or wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FieldError {
+    /// Its name.
+    pub field: &'static str,
+    /// What was found and what would be right.
+    pub detail: String,
+}
+
+/// The body of `POST /api/messages`.
+///
+/// # Errors
+/// Names the first field that is missing or has the wrong type. Unknown fields are ignored.
+pub fn draft(mut object: Map<String, Value>) -> Result<Draft, FieldError> {
+    let name = required(string(&mut object, "channel_id")?, "channel_id")?;
+    Ok(Draft {
+        channel_id: name.parse().map_err(|detail| FieldError {
+            field: "channel_id",
+            detail: format!("`channel_id`: {detail}"),
+        })?,
+        author: required(string(&mut object, "author")?, "author")?,
+        content: required(string(&mut object, "content")?, "content")?,
+        ..optional_fields(&mut object)?
+    })
+}
+
+/// What a WebSocket client may send.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ClientFrame {
+    /// A message for the client's channel; the sender wants an ack if it gave a `ref`.
+    Message(Draft, Option<Value>),
+    /// An application-level ping with its timestamp, which the pong brings back.
+    Ping(Option<Value>),
+    /// The client says that it is there: nothing to do.
+    ClientReady,
+}
+
+/// Why a client's frame was refused; the connection stays.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FrameError {
+    /// `invalid_json`, `unknown_type`, `invalid_field`, `too_large` or `store_unavailable`.
+    pub code: &'static str,
+    /// What was found and what would be right.
+    pub detail: String,
+    /// The `ref` of the refused frame, if it had one.
+    pub reference: Option<Value>,
+}
+
+impl ClientFrame {
+    /// Reads a text frame that came on a connection to `channel`.
+    ///
+    /// # Errors
+    /// Says what was wrong in the words of the protocol.
+    pub fn parse(text: &str, channel: &Channel) -> Result<Self, FrameError> {
+        let refuse = |code, detail| FrameError {
+            code,
+            detail,
+            reference: None,
+        };
+        let value = serde_json::from_str(text)
+            .map_err(|error| refuse("invalid_json", format!("the frame is not JSON: {error}")))?;
+        let Value::Object(mut object) = value else {
+            return Err(refuse(
+                "invalid_json",
+                format!("the frame must be a JSON object, not {}", kind(&value)),
+            ));
+        };
+        let reference = match object.remove("ref") {
+            None | Some(Value::Null) => None,
+            Some(reference @ (Value::String(_) | Value::Number(_))) => Some(reference),
+            Some(other) => {
+                return Err(refuse(
+                    "invalid_field",
+                    format!("`ref` must be a string or a number, not {}", kind(&other)),
+                ));
+            }
+        };
+        let refuse = |code, detail| FrameError {
+            code,
+            detail,
+            reference: reference.clone(),
+        };
+        match object.get("type") {
+            Some(Value::String(name)) if name == "message" => {
+                let draft = channel_draft(&mut object, channel)
+                    .map_err(|error| refuse("invalid_field", error.detail))?;
+                Ok(Self::Message(draft, reference))
+            }
+            Some(Value::String(name)) if name == "ping" => {
+                Ok(Self::Ping(object.remove("timestamp")))
+            }
+            Some(Value::String(name)) if name == "client_ready" => Ok(Self::ClientReady),
+            Some(Value::String(name)) => Err(refuse(
+                "unknown_type",
+                format!("the type {name:?} is not known; `message`, `ping` and `client_ready` are"),
+            )),
+            Some(other) => Err(refuse(
+                "unknown_type",
+                format!("`type` must be a string, not {}", kind(other)),
+            )),
+            None => Err(refuse("unknown_type", "`type` is missing".to_owned())),
+        }
+    }
+}
+
+fn channel_draft(object: &mut Map<String, Value>, channel: &Channel) -> Result<Draft, FieldError> {
+    Ok(Draft {
+        channel_id: channel.clone(),
+        author: string(object, "author")?.unwrap_or_else(|| "unknown".to_owned()),
+        content: string(object, "content")?.unwrap_or_default(),
+        ..optional_fields(object)?
+    })
+}
+
+/// A draft whose optional fields are the object's, for the callers above to complete.
+fn optional_fields(object: &mut Map<String, Value>) -> Result<Draft, FieldError> {
+    Ok(Draft {
+        channel_id: Channel::stored(""),
+        author: String::new(),
+        content: String::new(),
+        lane: string(object, "lane")?,
+        provider: string(object, "provider")?,
+        token_count: integer(object, "token_count")?,
+    })
+}
+
+fn required(value: Option<String>, field: &'static str) -> Result<String, FieldError> {
+    value.ok_or_else(|| FieldError {
+        field,
+        detail: format!("`{field}` is missing"),
+    })
+}
+
+fn string(
+    object: &mut Map<String, Value>,
+    field: &'static str,
+) -> Result<Option<String>, FieldError> {
+    match object.remove(field) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text)),
+        Some(other) => Err(FieldError {
+            field,
+            detail: format!("`{field}` must be a string, not {}", kind(&other)),
+        }),
+    }
+}
+
+fn integer(
+    object: &mut Map<String, Value>,
+    field: &'static str,
+) -> Result<Option<i64>, FieldError> {
+    match object.remove(field) {
+        None | Some(Value::Null) => Ok(None),
+        Some(value) => value.as_i64().map(Some).ok_or_else(|| FieldError {
+            field,
+            detail: format!(
+                "`{field}` must be an integer of 64 bits, not {}",
+                kind(&value)
+            ),
+        }),
+    }
+}
+
+/// A value's kind in words, for error messages.
+pub fn kind(value: &Value) -> String {
+    match value {
+        Value::Null => "null".to_owned(),
+        Value::Bool(_) => "a boolean".to_owned(),
+        Value::Number(number) => format!("the number {number}"),
+        Value::String(_) => "a string".to_owned(),
+        Value::Array(_) => "an array".to_owned(),
+        Value::Object(_) => "an object".to_owned(),
+    }
+}
+
+/// What the server says to one client, beside messages.
+#[derive(Debug, Clone, Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ServerFrame {
+    /// The message sent with `ref` is committed as `id`.
+    Ack {
+        /// As the client sent it.
+        #[serde(rename = "ref")]
+        reference: Value,
+        /// The new message's id.
+        id: MessageId,
+    },
+    /// The answer to a `ping`.
+    Pong {
+        /// As the client sent it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        timestamp: Option<Value>,
+    },
+    /// A frame was refused; nothing was stored.
+    Error {
+        /// For programs.
+        code: &'static str,
+        /// For people.
+        detail: String,
+        /// As the client sent it.
+        #[serde(rename = "ref", skip_serializing_if = "Option::is_none")]
+        reference: Option<Value>,
+    },
+}
+
+impl From<FrameError> for ServerFrame {
+    fn from(error: FrameError) -> Self {
+        Self::Error {
+            code: error.code,
+            detail: error.detail,
+            reference: error.reference,
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! One accepted connection: requests are read whole, under limits and deadlines; then a
+//! WebSocket stays on this thread, everything else goes over the relay.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::connections::Admitted;
+use super::relay::Relay;
+use super::socket::{Sockets, wanted_channel};
+use crate::config::Limits;
+use crate::http::{Framing, Head, Incoming, Problem, Received, Reply};
+use crate::protocol::Channel;
+
+/// How long a refused client may go on sending before its connection is cut.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// What every connection works with.
+pub(super) struct Door {
+    pub(super) limits: Limits,
+    pub(super) relay: Relay,
+    pub(super) sockets: Sockets,
+}
+
+/// Serves a connection to its end, which is the end of its thread.
+pub(super) fn serve(door: &Door, stream: &Arc<TcpStream>, peer: SocketAddr, admitted: &Admitted) {
+    // Small frames go out at once.
+    let _ = stream.set_nodelay(true);
+    let _ = stream.set_write_timeout(Some(door.limits.write_timeout));
+    let connection = Connection {
+        door,
+        stream,
+        peer,
+        admitted,
+        incoming: Incoming::default(),
+    };
+    if let Ended::Unread = connection.run() {
+        linger(stream);
+    }
+}
+
+struct Connection<'a> {
+    door: &'a Door,
+    stream: &'a Arc<TcpStream>,
+    peer: SocketAddr,
+    admitted: &'a Admitted,
+    incoming: Incoming,
+}
+
+/// Why no further request is read.
+enum Ended {
+    /// The client is gone, or was served as a WebSocket.
+    Gone,
+    /// The server closes, and the client may still be sending.
+    Unread,
+}
+
+impl Connection<'_> {
+    fn run(mut self) -> Ended {
+        let limits = &self.door.limits;
+        // A new connection has as long for its first byte as a request for all of them.
+        let mut idle = limits.head_timeout;
+        loop {
+            let head = match self.incoming.head(
+                self.stream,
+                idle,
+                limits.head_timeout,
+                limits.max_head_bytes,
+            ) {
+                Ok(Received::Head(head)) => head,
+                Ok(Received::Nothing) => return Ended::Gone,
+                Err(problem) => return self.refuse(problem),
+            };
+            self.admitted.begin_request();
+            if let Some(channel) = wanted_channel(&head) {
+                return match channel {
+                    Ok(channel) => self.become_websocket(&head, channel),
+                    Err(problem) => self.refuse(problem),
+                };
+            }
+            let body = match self.body(&head) {
+                Ok(Some(body)) => body,
+                Ok(None) => return Ended::Gone,
+                Err(problem) => return self.refuse(problem),
+            };
+            let keep_alive = head.keep_alive && !self.admitted.is_stopping();
+            let answer = self
+                .door
+                .relay
+                .exchange(&head, &body, self.peer, keep_alive);
+            if self.write(&answer).is_err() {
+                return Ended::Gone;
+            }
+            if !self.admitted.end_request() || !keep_alive {
+                return Ended::Unread;
+            }
+            idle = limits.idle_timeout;
+        }
+    }
+
+    /// The request's body, asked for if the client waits for that.
+    fn body(&mut self, head: &Head) -> Result<Option<Vec<u8>>, Problem> {
+        let limits = &self.door.limits;
+        if head.framing == Framing::None && matches!(head.method.as_str(), "POST" | "PUT" | "PATCH")
+        {
+            return Err(Problem::new(
+                411,
+                format!(
+                    "a {} needs a `Content-Length` or `Transfer-Encoding: chunked`",
+                    head.method
+                ),
+            ));
+        }
+        let is_too_large =
+            matches!(head.framing, Framing::Length(length) if length > limits.max_body_bytes);
+        if head.expects_continue
+            && !is_too_large
+            && self.incoming.is_empty()
+            && self.write(b"HTTP/1.1 100 Continue\r\n\r\n").is_err()
+        {
+            return Ok(None);
+        }
+        self.incoming.body(
+            self.stream,
+            head.framing,
+            limits.body_timeout,
+            limits.max_body_bytes,
+        )
+    }
+
+    fn become_websocket(self, head: &Head, channel: Channel) -> Ended {
+        let early = self.incoming.into_rest();
+        self.admitted.leave_http();
+        match self
+            .door
+            .sockets
+            .serve(head, channel, self.peer, self.stream, early)
+        {
+            Ok(()) => Ended::Gone,
+            Err(problem) => refuse(self.stream, self.peer, problem),
+        }
+    }
+
+    fn refuse(&self, problem: Problem) -> Ended {
+        refuse(self.stream, self.peer, problem)
+    }
+
+    fn write(&self, mut bytes: &[u8]) -> std::io::Result<()> {
+        // Each part of an answer has the write timeout anew: slow is allowed, stuck is not.
+        while !bytes.is_empty() {
+            match (&**self.stream).write(bytes) {
+                Ok(0) => return Err(std::io::ErrorKind::WriteZero.into()),
+                Ok(sent) => bytes = &bytes[sent..],
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn refuse(mut stream: &TcpStream, peer: SocketAddr, problem: Problem) -> Ended {
+    log::debug!("refused {peer}: {problem}");
+    match stream.write_all(&Reply::from(problem).into_last_bytes()) {
+        Ok(()) => Ended::Unread,
+        Err(_) => Ended::Gone,
+    }
+}
+
+/// Lets the client read the last answer: closing with unread bytes would reset the
+/// connection and could take the answer with it.
+fn linger(mut stream: &TcpStream) {
+    let deadline = Instant::now() + LINGER;
+    if stream.shutdown(Shutdown::Write).is_err() {
+        return;
+    }
+    let mut dropped = [0; 4096];
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero()
+            || stream.set_read_timeout(Some(left)).is_err()
+            || !matches!(stream.read(&mut dropped), Ok(1..))
+        {
+            return;
+        }
+    }
+}

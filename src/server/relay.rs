@@ -1,0 +1,242 @@
+//! Complete requests to the REST thread, whole answers back.
+//!
+//! tiny_http must not face the network: it has no limits and no deadlines, and its accept
+//! loop ends for good at the first error. So its connections are made once, here, before the
+//! first request, and never again; a request borrows one for as long as it takes. What goes
+//! over them was checked byte by byte: nothing a client sends can break one or be taken for
+//! somebody else's request.
+
+use std::io::{self, Read, Write};
+use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use crossbeam_channel::{Receiver, Sender, bounded, select};
+
+use crate::error::{Error, Result};
+use crate::http::{Head, Problem, Reply};
+
+/// Headers of a request that handlers may see. All others stay at the door, so what the
+/// relay itself says (`X-Threadcast-…`) cannot be forged.
+const RELAYED: [&str; 7] = [
+    "accept",
+    "access-control-request-headers",
+    "access-control-request-method",
+    "content-type",
+    "host",
+    "if-none-match",
+    "origin",
+];
+
+/// Connections that publishers leave alone, so that the server can be asked how it is while
+/// every other request waits for a commit.
+const READ_CONNECTIONS: usize = 4;
+
+/// The connections to the request loop. Their number bounds the requests in hand.
+pub(super) struct Relay {
+    socket: PathBuf,
+    shared: Pool,
+    reading: Pool,
+}
+
+/// Where one kind of request finds a free connection, or the place of one that broke.
+struct Pool {
+    free: Receiver<Option<UnixStream>>,
+    give_back: Sender<Option<UnixStream>>,
+}
+
+/// A connection that goes back when this is dropped; without it, its place does.
+struct Lease<'a> {
+    pool: &'a Pool,
+    connection: Option<UnixStream>,
+}
+
+impl Drop for Lease<'_> {
+    fn drop(&mut self) {
+        // There is room: this came from there.
+        let _ = self.pool.give_back.send(self.connection.take());
+    }
+}
+
+impl Relay {
+    /// Connects to the request loop's socket: so often for every kind of request, and a few
+    /// times more for reading.
+    ///
+    /// # Errors
+    /// When the process has no descriptor left.
+    pub(super) fn new(socket: PathBuf, connections: usize) -> Result<Self> {
+        let pool = |size| -> Result<Pool> {
+            let (give_back, free) = bounded(size);
+            for _ in 0..size {
+                let connection =
+                    connect(&socket).map_err(Error::system("connect to the REST socket"))?;
+                give_back
+                    .send(Some(connection))
+                    .expect("the pool has room for what it is made for");
+            }
+            Ok(Pool { free, give_back })
+        };
+        let (shared, reading) = (pool(connections.max(1))?, pool(READ_CONNECTIONS)?);
+        Ok(Self {
+            socket,
+            shared,
+            reading,
+        })
+    }
+
+    /// Sends one request and returns the bytes of its answer, ready for the client.
+    ///
+    /// Blocks until a connection is free and the handler has answered: for a message, until
+    /// it is committed or the commit has failed.
+    pub(super) fn exchange(
+        &self,
+        head: &Head,
+        body: &[u8],
+        peer: SocketAddr,
+        keep_alive: bool,
+    ) -> Vec<u8> {
+        let answer = |problem: Problem| {
+            Reply::from(problem).into_bytes(head.method == "HEAD", head.is_1_0, keep_alive)
+        };
+        let request = match request(head, body, peer) {
+            Ok(request) => request,
+            Err(problem) => return answer(problem),
+        };
+        let mut lease = self.lease(&head.method);
+        let connection = match lease
+            .connection
+            .take()
+            .map_or_else(|| connect(&self.socket), Ok)
+        {
+            Ok(connection) => lease.connection.insert(connection),
+            Err(error) => {
+                log::error!("the REST thread cannot be reached: {error}");
+                return answer(Problem::unavailable(
+                    "the server lacks a descriptor for this request",
+                    1,
+                ));
+            }
+        };
+        match round_trip(connection, &request, head) {
+            Ok(mut bytes) => {
+                insert_connection(&mut bytes, head, keep_alive);
+                bytes
+            }
+            Err(error) => {
+                log::error!("a connection to the REST thread broke: {error}");
+                lease.connection = None;
+                answer(Problem::new(500, "the request was lost inside the server"))
+            }
+        }
+    }
+
+    fn lease(&self, method: &str) -> Lease<'_> {
+        const OPEN: &str = "the pool holds its own sender";
+        let (connection, pool) = if matches!(method, "GET" | "HEAD" | "OPTIONS") {
+            select! {
+                recv(self.reading.free) -> connection => (connection, &self.reading),
+                recv(self.shared.free) -> connection => (connection, &self.shared),
+            }
+        } else {
+            (self.shared.free.recv(), &self.shared)
+        };
+        Lease {
+            pool,
+            connection: connection.expect(OPEN),
+        }
+    }
+}
+
+/// A connection that is served. tiny_http queues a new connection behind a busy one when its
+/// threads have not woken up yet for those before, and ours stay: without an answer on each
+/// before the next is made, some would wait for ever.
+fn connect(socket: &Path) -> io::Result<UnixStream> {
+    let mut connection = UnixStream::connect(socket)?;
+    connection.write_all(b"OPTIONS * HTTP/1.1\r\nHost: relay\r\n\r\n")?;
+    read_answer(&mut connection, false)?;
+    Ok(connection)
+}
+
+/// The request as tiny_http gets it: always HTTP/1.1, always with a length.
+fn request(head: &Head, body: &[u8], peer: SocketAddr) -> Result<Vec<u8>, Problem> {
+    let mut bytes = Vec::with_capacity(512 + body.len());
+    bytes.extend_from_slice(
+        format!(
+            "{} {} HTTP/1.1\r\nContent-Length: {}\r\n",
+            head.method,
+            head.target,
+            body.len()
+        )
+        .as_bytes(),
+    );
+    for name in RELAYED {
+        let Some(value) = head.joined(name) else {
+            continue;
+        };
+        if !value.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
+            return Err(Problem::new(
+                400,
+                format!("the header `{name}` has characters other than ASCII"),
+            ));
+        }
+        bytes.extend_from_slice(format!("{name}: {value}\r\n").as_bytes());
+    }
+    bytes.extend_from_slice(format!("X-Threadcast-Peer: {peer}\r\n\r\n").as_bytes());
+    bytes.extend_from_slice(body);
+    Ok(bytes)
+}
+
+fn round_trip(connection: &mut UnixStream, request: &[u8], head: &Head) -> io::Result<Vec<u8>> {
+    connection.write_all(request)?;
+    read_answer(connection, head.method == "HEAD")
+}
+
+/// Reads a whole answer, however large: the REST thread must not wait for a client.
+/// Answers are bounded by [`Limits::max_page_bytes`](crate::config::Limits).
+fn read_answer(connection: &mut UnixStream, head_only: bool) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let mut room = [0; 4096];
+    loop {
+        let mut headers = [httparse::EMPTY_HEADER; 32];
+        let mut response = httparse::Response::new(&mut headers);
+        let parsed = response.parse(&bytes).map_err(io::Error::other)?;
+        if let httparse::Status::Complete(end) = parsed {
+            let has_body = !head_only && !matches!(response.code, Some(204 | 304));
+            let length = if has_body {
+                content_length(response.headers)?
+            } else {
+                0
+            };
+            let start = bytes.len();
+            if end + length > start {
+                bytes.resize(end + length, 0);
+                connection.read_exact(&mut bytes[start..])?;
+            }
+            return Ok(bytes);
+        }
+        match connection.read(&mut room)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            n => bytes.extend_from_slice(&room[..n]),
+        }
+    }
+}
+
+fn content_length(headers: &[httparse::Header<'_>]) -> io::Result<usize> {
+    headers
+        .iter()
+        .find(|header| header.name.eq_ignore_ascii_case("content-length"))
+        .and_then(|header| std::str::from_utf8(header.value).ok()?.parse().ok())
+        .ok_or_else(|| io::Error::other("an answer has no length"))
+}
+
+/// Says behind the status line whether the client's connection stays (RFC 9112, section 9.3).
+fn insert_connection(bytes: &mut Vec<u8>, head: &Head, keep_alive: bool) {
+    let header: &[u8] = match (keep_alive, head.is_1_0) {
+        (false, _) => b"Connection: close\r\n",
+        (true, true) => b"Connection: keep-alive\r\n",
+        (true, false) => return,
+    };
+    if let Some(line) = bytes.iter().position(|byte| *byte == b'\n') {
+        bytes.splice(line + 1..line + 1, header.iter().copied());
+    }
+}

@@ -1,0 +1,182 @@
+//! One request in the request loop, and its one answer.
+
+use serde_json::Value;
+use tiny_http::{Header, Request, Response};
+
+use crate::http::{Problem, Reply, query_pairs};
+use crate::protocol::kind;
+
+/// A request that wants an answer. Dropped without one, tiny_http answers 500.
+pub(super) struct Call {
+    request: Request,
+    method: String,
+    path: String,
+    query: String,
+}
+
+impl Call {
+    pub(super) fn new(request: Request) -> Self {
+        let (path, query) = request.url().split_once('?').unwrap_or((request.url(), ""));
+        let (path, query) = (path.to_owned(), query.to_owned());
+        Self {
+            method: request.method().as_str().to_owned(),
+            path,
+            query,
+            request,
+        }
+    }
+
+    pub(super) fn method(&self) -> &str {
+        &self.method
+    }
+
+    /// The path, still percent-encoded.
+    pub(super) fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Where the client thinks it is.
+    pub(super) fn host(&self) -> &str {
+        self.header("Host").unwrap_or("127.0.0.1:8010")
+    }
+
+    /// The query's names and values; the last of a name counts.
+    pub(super) fn query(&self) -> Result<Vec<(String, String)>, Problem> {
+        query_pairs(&self.query)
+    }
+
+    /// The body as JSON. The relay has sent all of it, so this waits for nobody.
+    ///
+    /// # Errors
+    /// 400 with line and column, 415.
+    pub(super) fn json(&mut self) -> Result<Value, Problem> {
+        if let Some(found) = self.header("Content-Type")
+            && !is_json(found)
+        {
+            let problem = Problem::new(
+                415,
+                format!("the body's type is {found:?}; it must be application/json"),
+            );
+            return Err(problem.with_header("Accept", "application/json"));
+        }
+        let mut body = Vec::new();
+        self.request
+            .as_reader()
+            .read_to_end(&mut body)
+            .map_err(|error| Problem::new(400, format!("the body cannot be read: {error}")))?;
+        // The error tells line and column.
+        serde_json::from_slice(&body)
+            .map_err(|error| Problem::new(400, format!("the body is not JSON: {error}")))
+    }
+
+    /// The body as a JSON object.
+    pub(super) fn json_object(&mut self) -> Result<serde_json::Map<String, Value>, Problem> {
+        match self.json()? {
+            Value::Object(object) => Ok(object),
+            other => Err(Problem::new(
+                422,
+                format!("the body must be a JSON object, not {}", kind(&other)),
+            )),
+        }
+    }
+
+    /// Answers. Never waits for the client: the relay takes the whole answer.
+    pub(super) fn reply(self, mut reply: Reply) {
+        if let Some(origin) = self.loopback_origin() {
+            reply = reply
+                .with_header("Access-Control-Allow-Origin", origin)
+                .with_header("Vary", "Origin");
+        }
+        let length = reply.body.len();
+        let mut response = Response::new(
+            reply.status.into(),
+            Vec::new(),
+            &reply.body[..],
+            Some(length),
+            None,
+        )
+        .with_chunked_threshold(usize::MAX)
+        .with_header(header(
+            "Server",
+            concat!("threadcast/", env!("CARGO_PKG_VERSION")),
+        ));
+        for (name, value) in &reply.headers {
+            response.add_header(header(name, value));
+        }
+        if let Err(error) = self.request.respond(response) {
+            log::debug!("an answer found its connection closed: {error}");
+        }
+    }
+
+    /// Answers OPTIONS, a browser's preflight included (fetch.spec.whatwg.org, CORS protocol).
+    pub(super) fn reply_options(self, allow: &str) {
+        let mut reply = Reply::no_content().with_header("Allow", allow);
+        if self.header("Access-Control-Request-Method").is_some()
+            && self.loopback_origin().is_some()
+        {
+            let headers = self
+                .header("Access-Control-Request-Headers")
+                .unwrap_or("Content-Type")
+                .to_owned();
+            reply = reply
+                .with_header("Access-Control-Allow-Methods", allow)
+                .with_header("Access-Control-Allow-Headers", headers)
+                .with_header("Access-Control-Max-Age", "600");
+        }
+        self.reply(reply);
+    }
+
+    fn header(&self, name: &'static str) -> Option<&str> {
+        self.request
+            .headers()
+            .iter()
+            .find(|header| header.field.equiv(name))
+            .map(|header| header.value.as_str())
+    }
+
+    /// The page's origin, if it comes from this machine: other pages may not read answers.
+    fn loopback_origin(&self) -> Option<String> {
+        let origin = self.header("Origin")?;
+        let host = origin
+            .strip_prefix("http://")
+            .or_else(|| origin.strip_prefix("https://"))?;
+        let name = match host.strip_prefix('[') {
+            Some(rest) => rest.split(']').next()?,
+            None => host.split(':').next()?,
+        };
+        let is_loopback = name.eq_ignore_ascii_case("localhost")
+            || name
+                .parse::<std::net::IpAddr>()
+                .is_ok_and(|ip| ip.is_loopback());
+        is_loopback.then(|| origin.to_owned())
+    }
+}
+
+/// Whether a media type is JSON (RFC 6839 for the suffix).
+fn is_json(media_type: &str) -> bool {
+    let essence = media_type
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .to_ascii_lowercase();
+    essence == "application/json"
+        || essence == "text/json"
+        || (essence.starts_with("application/") && essence.ends_with("+json"))
+}
+
+fn header(name: &str, value: &str) -> Header {
+    // Values may quote what the client sent; anything but visible ASCII would break the head.
+    let visible: String = value
+        .chars()
+        .map(|character| {
+            if (' '..='~').contains(&character) {
+                character
+            } else {
+                '?'
+            }
+        })
+        .collect();
+    Header::from_bytes(name.as_bytes(), visible.as_bytes())
+        .expect("names are ours and values visible ASCII")
+}

@@ -1,0 +1,267 @@
+//! One function per route.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde_json::json;
+
+use super::{Api, Call};
+use crate::error::Error;
+use crate::http::{Problem, Reply};
+use crate::journal::Committed;
+use crate::protocol::{Channel, Draft, FieldError, Message, MessageId, draft};
+use crate::store::{ChannelTotals, Page};
+
+/// Messages in a page when the client does not say.
+const DEFAULT_LIMIT: usize = 200;
+
+/// Messages in a page at most.
+const MAX_LIMIT: usize = 1000;
+
+/// What a client should wait before it tries a store again that failed, in seconds.
+const RETRY_AFTER: u32 = 1;
+
+const INDEX: &str = concat!(
+    "threadcast ",
+    env!("CARGO_PKG_VERSION"),
+    "\n\
+     \n\
+     Subscribe, in a browser's console:\n\
+     \n\
+     \x20 ws = new WebSocket(\"ws://HOST/api/ws/lab\");\n\
+     \x20 ws.onmessage = (e) => console.log(JSON.parse(e.data));\n\
+     \n\
+     Publish:\n\
+     \n\
+     \x20 curl -X POST http://HOST/api/messages \\\n\
+     \x20   -H 'Content-Type: application/json' \\\n\
+     \x20   -d '{\"channel_id\":\"lab\",\"author\":\"me\",\"content\":\"hello\"}'\n\
+     \n\
+     Look:\n\
+     \n\
+     \x20 curl 'http://HOST/api/messages?channel_id=lab&limit=10'\n\
+     \x20 curl http://HOST/api/channels\n\
+     \x20 curl http://HOST/api/summary\n\
+     \x20 curl http://HOST/api/health\n",
+);
+
+pub(super) fn index(_: &Arc<Api>, call: Call) {
+    let host = call.host().to_owned();
+    call.reply(Reply::new(
+        200,
+        "text/plain; charset=utf-8",
+        INDEX.replace("HOST", &host).into_bytes(),
+    ));
+}
+
+pub(super) fn post_message(api: &Arc<Api>, mut call: Call) {
+    match call
+        .json_object()
+        .and_then(|object| draft(object).map_err(Problem::from))
+    {
+        Ok(draft) => submit(api, call, draft),
+        Err(problem) => call.reply(problem.into()),
+    }
+}
+
+fn submit(api: &Api, call: Call, draft: Draft) {
+    if !api.journal.has_room() {
+        return call.reply(
+            Problem::unavailable("too many messages wait to be stored", RETRY_AFTER).into(),
+        );
+    }
+    let answer = move |outcome: Result<&[Committed], &Error>| match outcome {
+        Ok(committed) => call.reply(stored(&committed[0])),
+        Err(error) => call.reply(Problem::from(error).into()),
+    };
+    api.journal.submit(vec![draft], Box::new(answer));
+}
+
+/// The answer's bytes, around the message that was encoded once for everybody.
+fn stored(committed: &Committed) -> Reply {
+    let mut body = br#"{"success":true,"message":"#.to_vec();
+    body.extend_from_slice(committed.frame.message_json());
+    body.extend_from_slice(format!(r#","subscribers":{}}}"#, committed.subscribers).as_bytes());
+    Reply::json(body)
+}
+
+pub(super) fn get_messages(api: &Arc<Api>, call: Call) {
+    let page = match call
+        .query()
+        .and_then(|query| page(&query, api.max_page_bytes))
+    {
+        Ok(page) => page,
+        Err(problem) => return call.reply(problem.into()),
+    };
+    answer_from_store(api, call, move |api| {
+        let messages = api.reader.page(&page)?;
+        Ok(json_body(&History {
+            messages,
+            head: api.journal.head(),
+        }))
+    });
+}
+
+#[derive(Serialize)]
+struct History {
+    messages: Vec<Message>,
+    head: MessageId,
+}
+
+pub(super) fn get_channels(api: &Arc<Api>, call: Call) {
+    answer_from_store(api, call, |api| {
+        let stored = api
+            .reader
+            .channels()?
+            .into_iter()
+            .map(|totals| (totals.channel_id.clone(), ChannelDetails::from(totals)));
+        let mut known: BTreeMap<Channel, ChannelDetails> = stored.collect();
+        // A channel that nobody has published to yet is known by its subscribers.
+        for (channel_id, subscribers) in api.manager.subscribers_by_channel() {
+            let details = known.entry(channel_id.clone()).or_insert(ChannelDetails {
+                channel_id,
+                messages: 0,
+                last_id: MessageId(0),
+                subscribers,
+            });
+            details.subscribers = subscribers;
+        }
+        let (channels, details) = known.into_iter().unzip();
+        Ok(json_body(&Channels { channels, details }))
+    });
+}
+
+#[derive(Serialize)]
+struct Channels {
+    channels: Vec<Channel>,
+    details: Vec<ChannelDetails>,
+}
+
+#[derive(Serialize)]
+struct ChannelDetails {
+    channel_id: Channel,
+    messages: u64,
+    last_id: MessageId,
+    subscribers: usize,
+}
+
+impl From<ChannelTotals> for ChannelDetails {
+    fn from(totals: ChannelTotals) -> Self {
+        Self {
+            channel_id: totals.channel_id,
+            messages: totals.messages,
+            last_id: totals.last_id,
+            subscribers: 0,
+        }
+    }
+}
+
+pub(super) fn get_summary(api: &Arc<Api>, call: Call) {
+    answer_from_store(api, call, |api| {
+        Ok(json_body(&json!({"summary": api.reader.summary()?})))
+    });
+}
+
+/// Answers from memory, however busy the store is.
+pub(super) fn get_health(api: &Arc<Api>, call: Call) {
+    let health = Health {
+        status: "ok",
+        version: env!("CARGO_PKG_VERSION"),
+        uptime_seconds: api.started.elapsed().as_secs(),
+        connections: api.manager.active_connections(),
+        head: api.journal.head(),
+    };
+    call.reply(Reply::json(json_body(&health)));
+}
+
+#[derive(Serialize)]
+struct Health {
+    status: &'static str,
+    version: &'static str,
+    uptime_seconds: u64,
+    connections: usize,
+    head: MessageId,
+}
+
+/// A WebSocket path that came without an upgrade (RFC 9110, section 15.5.22).
+pub(super) fn upgrade_required(_: &Arc<Api>, call: Call) {
+    let problem = Problem::new(426, "this is a WebSocket; connect with ws://, not http://")
+        .with_header("Upgrade", "websocket")
+        .with_header("Sec-WebSocket-Version", "13");
+    call.reply(problem.into());
+}
+
+/// Reads on a `query` thread and answers from there.
+fn answer_from_store(
+    api: &Arc<Api>,
+    call: Call,
+    read: impl FnOnce(&Api) -> Result<Vec<u8>, Error> + Send + 'static,
+) {
+    let shared = Arc::clone(api);
+    api.query(move || match read(&shared) {
+        Ok(body) => call.reply(Reply::json(body)),
+        Err(error) => call.reply(Problem::from(&error).into()),
+    });
+}
+
+fn json_body(value: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).expect("strings and numbers always have a JSON form")
+}
+
+/// The page that a query asks for. Names nobody knows are ignored.
+fn page(query: &[(String, String)], max_bytes: usize) -> Result<Page, Problem> {
+    let mut page = Page {
+        channel: None,
+        since: None,
+        before: None,
+        limit: DEFAULT_LIMIT,
+        max_bytes,
+    };
+    for (name, value) in query {
+        match name.as_str() {
+            "channel_id" => {
+                page.channel = Some(value.parse().map_err(|detail| {
+                    Problem::field("channel_id", format!("`channel_id`: {detail}"))
+                })?);
+            }
+            "since" => page.since = Some(number("since", value)?),
+            "before" => page.before = Some(number("before", value)?),
+            "limit" => {
+                let wanted = value
+                    .parse()
+                    .ok()
+                    .filter(|limit| (1..=MAX_LIMIT).contains(limit));
+                page.limit = wanted.ok_or_else(|| {
+                    Problem::field(
+                        "limit",
+                        format!("`limit` must be 1 to {MAX_LIMIT}, not {value:?}"),
+                    )
+                })?;
+            }
+            _ => {}
+        }
+    }
+    Ok(page)
+}
+
+fn number(field: &str, value: &str) -> Result<MessageId, Problem> {
+    value.parse().map(MessageId).map_err(|_| {
+        Problem::field(
+            field,
+            format!("`{field}` must be a message id (0 or more), not {value:?}"),
+        )
+    })
+}
+
+impl From<FieldError> for Problem {
+    fn from(error: FieldError) -> Self {
+        Self::field(error.field, error.detail)
+    }
+}
+
+impl From<&Error> for Problem {
+    fn from(error: &Error) -> Self {
+        Self::unavailable(error.to_string(), RETRY_AFTER)
+    }
+}

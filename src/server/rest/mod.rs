@@ -1,0 +1,180 @@
+//! REST: tiny_http's request loop, one route table, one handler per route.
+//!
+//! This is the only room that knows tiny_http. It sees nothing but whole, well-formed
+//! requests from the relay. The `rest` thread waits for nobody: commits are answered by the
+//! journal's callback, reading history happens on the `query` threads, and the relay takes
+//! whole answers at once.
+
+mod call;
+mod handlers;
+mod routes;
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
+
+use crossbeam_channel::{Sender, unbounded};
+
+use crate::config::Limits;
+use crate::error::{Error, Result};
+use crate::http::Problem;
+use crate::journal::Journal;
+use crate::manager::ConnectionManager;
+use crate::store::Reader;
+use call::Call;
+pub use routes::{ROUTES, Route};
+
+/// Threads that read history; each may have one answer of [`Limits::max_page_bytes`] in hand.
+const QUERY_THREADS: usize = 2;
+
+/// What the handlers work with.
+pub(super) struct Api {
+    pub(super) journal: Arc<Journal>,
+    pub(super) manager: Arc<ConnectionManager>,
+    pub(super) reader: Arc<dyn Reader>,
+    pub(super) max_page_bytes: usize,
+    pub(super) started: Instant,
+    queries: Sender<Box<dyn FnOnce() + Send>>,
+}
+
+impl Api {
+    /// Runs work that reads the store on a `query` thread. Never blocks.
+    pub(super) fn query(&self, work: impl FnOnce() + Send + 'static) {
+        // Bounded by the requests in hand, one per connection to the relay.
+        let _ = self.queries.send(Box::new(work));
+    }
+}
+
+/// The running request loop.
+pub(super) struct Rest {
+    http: Arc<tiny_http::Server>,
+    threads: Vec<JoinHandle<()>>,
+    directory: PathBuf,
+}
+
+impl Rest {
+    /// Starts the request loop behind a private socket.
+    ///
+    /// # Errors
+    /// When the private socket can't be made, or the process may not have another thread.
+    pub(super) fn start(
+        journal: Arc<Journal>,
+        manager: Arc<ConnectionManager>,
+        reader: Arc<dyn Reader>,
+        limits: &Limits,
+    ) -> Result<Self> {
+        let directory = private_directory().map_err(Error::system(
+            "make a private directory for the REST socket",
+        ))?;
+        let http = tiny_http::Server::http_unix(&socket_path(&directory)).map_err(|error| {
+            Error::System {
+                doing: "listen on the REST socket".to_owned(),
+                source: io::Error::other(error),
+            }
+        })?;
+        let http = Arc::new(http);
+        let (queries, work) = unbounded::<Box<dyn FnOnce() + Send>>();
+        let api = Arc::new(Api {
+            journal,
+            manager,
+            reader,
+            max_page_bytes: limits.max_page_bytes,
+            started: Instant::now(),
+            queries,
+        });
+        let mut threads = Vec::new();
+        for number in 0..QUERY_THREADS {
+            let work = work.clone();
+            threads.push(spawn(format!("query-{number}"), move || {
+                for query in work {
+                    // The request in it is then dropped, and tiny_http answers 500.
+                    let _ = catch_unwind(AssertUnwindSafe(query));
+                }
+            })?);
+        }
+        let requests = Arc::clone(&http);
+        threads.push(spawn("rest".to_owned(), move || {
+            // Ends with the first `unblock`: the relay's connections are made before the first
+            // request, so tiny_http has nothing more to accept and no error to report.
+            while let Ok(request) = requests.recv() {
+                let _ = catch_unwind(AssertUnwindSafe(|| dispatch(&api, request)));
+            }
+        })?);
+        Ok(Self {
+            http,
+            threads,
+            directory,
+        })
+    }
+
+    /// Where the relay connects to.
+    pub(super) fn socket(&self) -> PathBuf {
+        socket_path(&self.directory)
+    }
+
+    /// Ends the loop. Blocks until the handlers in hand are through.
+    pub(super) fn stop(self) {
+        self.http.unblock();
+        for thread in self.threads.into_iter().rev() {
+            // A panic was reported when it happened.
+            let _ = thread.join();
+        }
+        drop(self.http);
+        if let Err(error) = std::fs::remove_dir_all(&self.directory) {
+            log::warn!("{} stays behind: {error}", self.directory.display());
+        }
+    }
+}
+
+/// Finds the route and runs its handler.
+fn dispatch(api: &Arc<Api>, request: tiny_http::Request) {
+    let call = Call::new(request);
+    match routes::find(call.method(), call.path()) {
+        routes::Found::Route(route) => (route.handler)(api, call),
+        routes::Found::Options(allow) => call.reply_options(&allow),
+        routes::Found::OtherMethods(allow) => {
+            let problem = Problem::method_not_allowed(call.method(), call.path(), &allow);
+            call.reply(problem.into());
+        }
+        routes::Found::Nothing => {
+            let problem = Problem::new(
+                404,
+                format!(
+                    "there is nothing at {}; GET / tells what there is",
+                    call.path()
+                ),
+            );
+            call.reply(problem.into());
+        }
+    }
+}
+
+fn spawn(name: String, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
+    thread::Builder::new()
+        .name(name)
+        .spawn(work)
+        .map_err(Error::system("start a thread"))
+}
+
+/// A fresh directory that nobody else may enter.
+fn private_directory() -> io::Result<PathBuf> {
+    use std::os::unix::fs::DirBuilderExt;
+    let mut attempt = 0;
+    loop {
+        let directory =
+            std::env::temp_dir().join(format!("threadcast-{}-{attempt}", std::process::id()));
+        match std::fs::DirBuilder::new().mode(0o700).create(&directory) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && attempt < 1000 => {
+                attempt += 1
+            }
+            result => return result.map(|()| directory),
+        }
+    }
+}
+
+fn socket_path(directory: &Path) -> PathBuf {
+    directory.join("rest")
+}

@@ -1,0 +1,90 @@
+//! Whether a request may become a WebSocket (RFC 6455, section 4.2).
+
+use tungstenite::error::{Error, ProtocolError};
+use tungstenite::handshake::server::{Request, create_response, write_response};
+use tungstenite::http::{HeaderName, HeaderValue, Method};
+
+use crate::http::{Framing, Head, Problem, percent_decode};
+use crate::protocol::Channel;
+
+/// Headers that decide about the upgrade.
+const DECIDING: [&str; 4] = [
+    "connection",
+    "upgrade",
+    "sec-websocket-version",
+    "sec-websocket-key",
+];
+
+/// The channel that a WebSocket path names; `None` for every other path.
+///
+/// # Errors
+/// 400 or 422 when the name is not one.
+pub(super) fn channel(path: &str) -> Option<Result<Channel, Problem>> {
+    let name = path
+        .strip_prefix("/api/ws/")
+        .filter(|name| !name.is_empty() && !name.contains('/'))?;
+    Some(percent_decode(name).and_then(|name| {
+        name.parse().map_err(|detail| {
+            Problem::field("channel_id", format!("`channel_id` in the path: {detail}"))
+        })
+    }))
+}
+
+/// The answer that makes the connection a WebSocket.
+///
+/// # Errors
+/// 400 or 426, with what was missing.
+pub(super) fn accept(head: &Head) -> Result<Vec<u8>, Problem> {
+    if head.framing != Framing::None && head.framing != Framing::Length(0) {
+        return Err(Problem::new(
+            400,
+            "a request to become a WebSocket has no body",
+        ));
+    }
+    let mut request = Request::new(());
+    *request.method_mut() = Method::GET;
+    for name in DECIDING {
+        if let Some(value) = head
+            .joined(name)
+            .and_then(|value| HeaderValue::from_str(&value).ok())
+        {
+            request
+                .headers_mut()
+                .insert(HeaderName::from_static(name), value);
+        }
+    }
+    let response = create_response(&request).map_err(|error| refusal(&error))?;
+    let mut bytes = Vec::new();
+    write_response(&mut bytes, &response).map_err(|error| refusal(&error))?;
+    Ok(bytes)
+}
+
+fn refusal(error: &Error) -> Problem {
+    match error {
+        Error::Protocol(
+            ProtocolError::MissingConnectionUpgradeHeader
+            | ProtocolError::MissingUpgradeWebSocketHeader
+            | ProtocolError::MissingSecWebSocketVersionHeader,
+        ) => Problem::new(
+            426,
+            format!(
+                "this is a WebSocket of version 13, and the request has {}",
+                missing(error)
+            ),
+        )
+        .with_header("Connection", "Upgrade")
+        .with_header("Upgrade", "websocket")
+        .with_header("Sec-WebSocket-Version", "13"),
+        _ => Problem::new(400, error.to_string()),
+    }
+}
+
+fn missing(error: &Error) -> &'static str {
+    match error {
+        Error::Protocol(ProtocolError::MissingConnectionUpgradeHeader) => {
+            "no `Connection: Upgrade`"
+        }
+        Error::Protocol(ProtocolError::MissingUpgradeWebSocketHeader) => "no `Upgrade: websocket`",
+        _ => "no `Sec-WebSocket-Version: 13`",
+    }
+}

@@ -1,0 +1,376 @@
+//! The WebSocket session: one thread that reads what one client sends, and takes over its
+//! outbox when its socket is full.
+//!
+//! tungstenite decodes. What it would answer by itself never reaches the socket; pongs and
+//! closes go through the outbox like everything else, so nothing can come after a close.
+
+mod decoder;
+mod handshake;
+mod publishing;
+
+use std::io::{self, Read};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::config::Limits;
+use crate::frame::{Chunk, CloseCode};
+use crate::http::{Head, Problem};
+use crate::journal::Journal;
+use crate::manager::{Client, ConnectionManager, End};
+use crate::protocol::{Channel, ClientFrame, FrameError, ServerFrame};
+use decoder::{Decoder, Heard};
+use publishing::Publishing;
+
+/// How long the peer may take to close its side once everything is said.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// How long a session waits before it asks a full journal again.
+const ROOM_INTERVAL: Duration = Duration::from_millis(10);
+
+/// The channel that a request wants to subscribe to over WebSocket; `None` for every other
+/// request, which goes to REST.
+///
+/// # Errors
+/// 400 or 422 when the path names no channel.
+pub(super) fn wanted_channel(head: &Head) -> Option<Result<Channel, Problem>> {
+    if head.method == "GET" {
+        handshake::channel(head.path())
+    } else {
+        None
+    }
+}
+
+/// What every session works with.
+pub(super) struct Sockets {
+    /// Where clients register.
+    pub(super) manager: Arc<ConnectionManager>,
+    /// Where their messages go.
+    pub(super) journal: Arc<Journal>,
+    /// What each may use.
+    pub(super) limits: Limits,
+}
+
+impl Sockets {
+    /// Makes the connection a WebSocket and serves it until its end. `early` is what came
+    /// behind the request's head.
+    ///
+    /// # Errors
+    /// 400, 426 or 503, before anything was written.
+    pub(super) fn serve(
+        &self,
+        head: &Head,
+        channel: Channel,
+        peer: SocketAddr,
+        stream: &Arc<TcpStream>,
+        early: Vec<u8>,
+    ) -> Result<(), Problem> {
+        let accepted = Chunk::raw(handshake::accept(head)?);
+        let unavailable = |error: io::Error| {
+            Problem::unavailable(
+                format!("the server lacks a descriptor for this connection: {error}"),
+                1,
+            )
+        };
+        stream.set_nonblocking(true).map_err(unavailable)?;
+        // Registered before the 101 goes out: whoever has seen it hears the next message.
+        let client = self
+            .manager
+            .connect(channel, peer, Arc::clone(stream), accepted)
+            .map_err(|error| {
+                let _ = stream.set_nonblocking(false);
+                unavailable(error)
+            })?;
+        let registered = Registered {
+            manager: &self.manager,
+            client: &client,
+        };
+        client.drain();
+        let mut session = Session::new(self, &client, early);
+        let end = session.run();
+        drop(registered);
+        log::debug!("client {} from {peer} ended: {end:?}", client.id);
+        if end == Ended::Said {
+            linger(stream);
+        }
+        Ok(())
+    }
+}
+
+/// Unregisters a client wherever its session ends, by a panic too.
+struct Registered<'a> {
+    manager: &'a ConnectionManager,
+    client: &'a Client,
+}
+
+impl Drop for Registered<'_> {
+    fn drop(&mut self) {
+        self.manager.disconnect(self.client);
+        if std::thread::panicking() {
+            self.client
+                .finish(CloseCode::Internal, "a bug in the server");
+        }
+    }
+}
+
+/// How a session ended.
+#[derive(Debug, PartialEq, Eq)]
+enum Ended {
+    /// A close frame was the last word.
+    Said,
+    /// The peer is gone.
+    Gone,
+    /// The socket took no byte for the write timeout.
+    Stalled,
+}
+
+struct Session<'a> {
+    sockets: &'a Sockets,
+    client: &'a Arc<Client>,
+    decoder: Decoder,
+    publishing: Publishing,
+    /// The decoder may hold frames that the socket will not announce again.
+    unread: bool,
+    next_ping: Instant,
+    /// When the client counts as dead unless it says something.
+    pong_due: Option<Instant>,
+    pings: u64,
+}
+
+impl<'a> Session<'a> {
+    fn new(sockets: &'a Sockets, client: &'a Arc<Client>, early: Vec<u8>) -> Self {
+        let mut session = Self {
+            sockets,
+            client,
+            unread: !early.is_empty(),
+            decoder: Decoder::new(early, sockets.limits.max_body_bytes.saturating_mul(2)),
+            publishing: Publishing::new(Arc::clone(client), sockets.limits.max_in_flight),
+            next_ping: Instant::now(),
+            pong_due: None,
+            pings: 0,
+        };
+        session.schedule_ping();
+        session
+    }
+
+    fn run(&mut self) -> Ended {
+        loop {
+            match self.client.end() {
+                Some(End::Said) => return Ended::Said,
+                Some(End::Lost) => return Ended::Gone,
+                None => {}
+            }
+            if self.client.stalled_for() >= self.sockets.limits.write_timeout {
+                log::info!(
+                    "client {} from {} took no byte in time and is given up",
+                    self.client.id,
+                    self.client.peer
+                );
+                return Ended::Stalled;
+            }
+            let journal_has_room = self.sockets.journal.has_room();
+            let may_read =
+                !self.client.is_finishing() && journal_has_room && self.publishing.has_room();
+            if may_read && self.unread {
+                if !self.read() {
+                    return Ended::Gone;
+                }
+                continue;
+            }
+            self.keep_alive(may_read);
+            if self.wait(may_read, journal_has_room) && !self.read() {
+                return Ended::Gone;
+            }
+        }
+    }
+
+    /// Waits for whatever comes first; `true` when there is something to read.
+    fn wait(&mut self, may_read: bool, journal_has_room: bool) -> bool {
+        let client = self.client;
+        let congested = client.is_congested();
+        let mut events = PollFlags::empty();
+        events.set(PollFlags::IN, may_read);
+        events.set(PollFlags::OUT, congested);
+        let mut ready = [
+            PollFd::new(client.stream(), events),
+            PollFd::new(client.wake_handle(), PollFlags::IN),
+        ];
+        let timeout = timespec(self.timeout(congested, journal_has_room));
+        if poll(&mut ready, Some(&timeout)).is_err() {
+            // Interrupted: the loop looks at everything again.
+            return false;
+        }
+        let (socket, wake) = (ready[0].revents(), ready[1].revents());
+        if !wake.is_empty() {
+            client.wake_handle().clear();
+        }
+        let broken = socket.intersects(PollFlags::ERR | PollFlags::HUP);
+        if congested && (broken || socket.contains(PollFlags::OUT)) {
+            client.drain();
+        }
+        if broken && !may_read {
+            // The peer is gone while nothing is read: say so instead of spinning.
+            client.finish_with(Chunk::raw(Vec::new()));
+            return false;
+        }
+        may_read && (broken || socket.contains(PollFlags::IN))
+    }
+
+    fn timeout(&self, congested: bool, journal_has_room: bool) -> Duration {
+        let now = Instant::now();
+        let mut until = self
+            .pong_due
+            .map_or(self.next_ping, |due| due.min(self.next_ping))
+            .saturating_duration_since(now);
+        if congested {
+            until = until.min(
+                self.sockets
+                    .limits
+                    .write_timeout
+                    .saturating_sub(self.client.stalled_for()),
+            );
+        }
+        if !journal_has_room {
+            until = until.min(ROOM_INTERVAL);
+        }
+        until
+    }
+
+    /// Reads what has arrived, as far as its publisher may go; `false` when the peer is gone.
+    fn read(&mut self) -> bool {
+        let mut here = true;
+        self.unread = false;
+        loop {
+            if self.client.is_finishing() {
+                break;
+            }
+            if !self.publishing.has_room() {
+                self.unread = true;
+                break;
+            }
+            match self.decoder.next(self.client.stream()) {
+                Heard::Nothing => break,
+                Heard::Text(text) => self.text(&text),
+                Heard::Ping(payload) => self.client.reply(Chunk::pong(&payload)),
+                Heard::Pong => {}
+                Heard::Close(answer) => self.leave(|client| client.finish_with(answer)),
+                Heard::Violation(code, reason) => self.leave(|client| client.finish(code, &reason)),
+                Heard::Gone => {
+                    here = false;
+                    break;
+                }
+            }
+            // Whatever a client says shows that it is there.
+            self.pong_due = None;
+        }
+        self.publishing.submit(&self.sockets.journal);
+        here
+    }
+
+    /// Stops delivery, then says the last word.
+    fn leave(&mut self, say: impl FnOnce(&Client)) {
+        self.publishing.submit(&self.sockets.journal);
+        self.sockets.manager.disconnect(self.client);
+        say(self.client);
+    }
+
+    fn text(&mut self, text: &str) {
+        let limit = self.sockets.limits.max_body_bytes;
+        let frame = ClientFrame::parse(text, &self.client.channel);
+        let frame = if text.len() > limit {
+            Err(too_large(text.len(), limit, frame))
+        } else {
+            frame
+        };
+        match frame {
+            Ok(ClientFrame::Message(draft, reference)) => self.publishing.add(draft, reference),
+            Ok(ClientFrame::Ping(timestamp)) => self
+                .client
+                .reply(Chunk::json(&ServerFrame::Pong { timestamp })),
+            Ok(ClientFrame::ClientReady) => {}
+            Err(error) => self.client.reply(Chunk::json(&ServerFrame::from(error))),
+        }
+    }
+
+    /// Pings when it is time, and gives up a client that has not been heard of since.
+    fn keep_alive(&mut self, may_read: bool) {
+        let now = Instant::now();
+        // Nobody is blamed for silence while the server itself does not read, or for a pong
+        // that cannot come because the ping is not out.
+        let patient = !may_read || self.client.is_congested();
+        if self.pong_due.is_some_and(|due| due <= now) {
+            if patient {
+                self.pong_due = Some(now + self.sockets.limits.pong_timeout);
+            } else if !self.client.is_finishing() {
+                log::info!(
+                    "client {} from {} answered no ping and is given up",
+                    self.client.id,
+                    self.client.peer
+                );
+                self.leave(|client| {
+                    client.finish(CloseCode::TryAgainLater, "no pong: reconnect with `since`")
+                });
+            }
+        }
+        if self.next_ping <= now {
+            if !patient && self.pong_due.is_none() {
+                self.client.reply(Chunk::ping(b""));
+                self.pong_due = Some(now + self.sockets.limits.pong_timeout);
+            }
+            self.schedule_ping();
+        }
+    }
+
+    /// Give or take a tenth, so that clients who came together are not pinged together.
+    fn schedule_ping(&mut self) {
+        self.pings += 1;
+        // Fibonacci hashing: any two clients, and any two pings of one, fall far apart.
+        let spread =
+            (self.client.id.wrapping_add(self.pings)).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
+        let share = 0.9 + 0.2 * (spread as f64 / f64::from(u32::MAX));
+        self.next_ping = Instant::now() + self.sockets.limits.ping_interval.mul_f64(share);
+    }
+}
+
+fn too_large(length: usize, limit: usize, parsed: Result<ClientFrame, FrameError>) -> FrameError {
+    let reference = match parsed {
+        Ok(ClientFrame::Message(_, reference)) => reference,
+        Ok(_) => None,
+        Err(error) => error.reference,
+    };
+    FrameError {
+        code: "too_large",
+        detail: format!("the frame has {length} bytes, {limit} are allowed"),
+        reference,
+    }
+}
+
+fn timespec(duration: Duration) -> Timespec {
+    // Rounded up: waking before a deadline would only mean waiting again.
+    let duration = duration + Duration::from_millis(1);
+    Timespec {
+        tv_sec: duration.as_secs() as i64,
+        tv_nsec: i64::from(duration.subsec_nanos()),
+    }
+}
+
+/// Lets the peer read the last word: closing with unread bytes would reset the connection
+/// and could take the close frame with it.
+fn linger(mut stream: &TcpStream) {
+    let deadline = Instant::now() + LINGER;
+    let closed = stream
+        .shutdown(Shutdown::Write)
+        .and_then(|()| stream.set_nonblocking(false));
+    let mut dropped = [0; 1024];
+    while closed.is_ok() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero()
+            || stream.set_read_timeout(Some(left)).is_err()
+            || !matches!(stream.read(&mut dropped), Ok(1..))
+        {
+            return;
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! The ring in memory: the newest messages, as many as its bytes allow.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::totals::Totals;
+use super::{ChannelTotals, Page, PageBudget, Reader, Summary, Writer, size};
+use crate::error::Result;
+use crate::protocol::{Channel, Draft, Message, MessageId};
+
+/// Shared by its writer and readers. Bounded by `max_bytes`: the oldest messages make room.
+#[derive(Debug, Clone)]
+pub(super) struct Ring {
+    inner: Arc<Mutex<Inner>>,
+    max_bytes: usize,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    head: MessageId,
+    bytes: usize,
+    messages: VecDeque<Arc<Message>>,
+    /// Each channel's part of `messages`, so that reading one never walks over the others.
+    channels: HashMap<Channel, VecDeque<Arc<Message>>>,
+    totals: Totals,
+}
+
+impl Ring {
+    pub(super) fn new(max_bytes: usize) -> Self {
+        Self {
+            inner: Arc::default(),
+            max_bytes,
+        }
+    }
+
+    fn locked<T>(&self, work: impl FnOnce(&mut Inner) -> T) -> T {
+        work(&mut self.inner.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Writer for Ring {
+    fn append(&mut self, drafts: &[Draft], timestamp: &str) -> Result<Vec<MessageId>> {
+        let max_bytes = self.max_bytes;
+        Ok(self.locked(|ring| {
+            let ids = drafts
+                .iter()
+                .map(|draft| ring.push(draft, timestamp))
+                .collect();
+            while ring.bytes > max_bytes && ring.messages.len() > 1 {
+                ring.forget_oldest();
+            }
+            ids
+        }))
+    }
+
+    fn close(self: Box<Self>) {}
+}
+
+impl Inner {
+    fn push(&mut self, draft: &Draft, timestamp: &str) -> MessageId {
+        self.head = MessageId(self.head.0 + 1);
+        let message = Arc::new(draft.committed(self.head, timestamp));
+        self.bytes += size(&message);
+        self.totals.add(&(&*message).into());
+        self.channels
+            .entry(draft.channel_id.clone())
+            .or_default()
+            .push_back(Arc::clone(&message));
+        self.messages.push_back(message);
+        self.head
+    }
+
+    fn forget_oldest(&mut self) {
+        let Some(message) = self.messages.pop_front() else {
+            return;
+        };
+        self.bytes -= size(&message);
+        self.totals.remove(&(&*message).into());
+        if let Some(channel) = self.channels.get_mut(&message.channel_id) {
+            channel.pop_front();
+            if channel.is_empty() {
+                self.channels.remove(&message.channel_id);
+            }
+        }
+    }
+}
+
+impl Reader for Ring {
+    fn head(&self) -> Result<MessageId> {
+        Ok(self.locked(|ring| ring.head))
+    }
+
+    fn page(&self, page: &Page) -> Result<Vec<Message>> {
+        let shared = self.locked(|ring| {
+            let nothing = VecDeque::new();
+            let messages = match &page.channel {
+                Some(channel) => ring.channels.get(channel).unwrap_or(&nothing),
+                None => &ring.messages,
+            };
+            let end = page.before.map_or(messages.len(), |before| {
+                messages.partition_point(|message| message.id < before)
+            });
+            let mut budget = PageBudget::new(page);
+            if let Some(since) = page.since {
+                let start = messages
+                    .partition_point(|message| message.id <= since)
+                    .min(end);
+                return messages
+                    .range(start..end)
+                    .take(page.limit)
+                    .take_while(|message| budget.takes(message))
+                    .cloned()
+                    .collect();
+            }
+            let mut newest: Vec<Arc<Message>> = messages
+                .range(..end)
+                .rev()
+                .take(page.limit)
+                .take_while(|message| budget.takes(message))
+                .cloned()
+                .collect();
+            newest.reverse();
+            newest
+        });
+        // The copies are made outside the lock, which the journal needs.
+        Ok(shared
+            .iter()
+            .map(|message| Message::clone(message))
+            .collect())
+    }
+
+    fn channels(&self) -> Result<Vec<ChannelTotals>> {
+        Ok(self.locked(|ring| ring.totals.channels()))
+    }
+
+    fn summary(&self) -> Result<Summary> {
+        Ok(self.locked(|ring| ring.totals.summary()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn draft(channel: &str, content: &str) -> Draft {
+        Draft {
+            channel_id: channel.parse().expect("a channel"),
+            author: "a".into(),
+            content: content.into(),
+            lane: Some("l".into()),
+            provider: None,
+            token_count: Some(2),
+        }
+    }
+
+    fn page(
+        ring: &Ring,
+        channel: Option<&str>,
+        since: Option<u64>,
+        before: Option<u64>,
+        limit: usize,
+    ) -> Vec<u64> {
+        let page = Page {
+            channel: channel.map(|name| name.parse().expect("a channel")),
+            since: since.map(MessageId),
+            before: before.map(MessageId),
+            limit,
+            max_bytes: 1 << 20,
+        };
+        ring.page(&page)
+            .expect("memory")
+            .iter()
+            .map(|message| message.id.0)
+            .collect()
+    }
+
+    #[test]
+    fn the_oldest_make_room_and_are_forgotten_everywhere() {
+        let mut ring = Ring::new(1000);
+        let big = "x".repeat(300);
+        for (channel, content) in [("a", &big), ("b", &big), ("b", &big)] {
+            ring.append(&[draft(channel, content)], "t")
+                .expect("memory");
+        }
+        assert_eq!(page(&ring, None, None, None, 10), [2, 3]);
+        assert_eq!(page(&ring, Some("a"), None, None, 10), [0_u64; 0]);
+        assert_eq!(ring.head().expect("memory"), MessageId(3));
+        let summary = ring.summary().expect("memory");
+        assert_eq!(
+            (
+                summary.total_messages,
+                summary.total_tokens,
+                summary.by_lane["l"]
+            ),
+            (2, 4, 2)
+        );
+        let names: Vec<_> = ring
+            .channels()
+            .expect("memory")
+            .iter()
+            .map(|channel| channel.channel_id.to_string())
+            .collect();
+        assert_eq!(names, ["b"]);
+    }
+
+    #[test]
+    fn pages_are_ascending_and_bounded_on_both_sides() {
+        let mut ring = Ring::new(1 << 20);
+        for number in 0..10 {
+            let channel = if number % 2 == 0 { "even" } else { "odd" };
+            ring.append(&[draft(channel, "x")], "t").expect("memory");
+        }
+        assert_eq!(page(&ring, None, None, None, 3), [8, 9, 10]);
+        assert_eq!(page(&ring, None, Some(2), None, 3), [3, 4, 5]);
+        assert_eq!(page(&ring, None, None, Some(5), 2), [3, 4]);
+        assert_eq!(page(&ring, Some("even"), Some(3), Some(9), 10), [5, 7]);
+        assert_eq!(page(&ring, None, Some(8), Some(3), 10), [0_u64; 0]);
+    }
+}

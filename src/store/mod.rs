@@ -1,0 +1,109 @@
+//! Where messages are kept: SQLite, or a ring in memory.
+//!
+//! One [`Writer`], owned by the journal; any number of readers share the [`Reader`].
+
+mod memory;
+mod schema;
+mod sqlite;
+mod totals;
+
+use std::sync::Arc;
+
+use crate::config::{Config, Database};
+use crate::error::Result;
+use crate::protocol::{Channel, Draft, Message, MessageId};
+
+pub use totals::{ChannelTotals, Summary};
+
+/// The one appender. Blocks on the disk.
+pub trait Writer: Send {
+    /// Stores all drafts in one transaction, in order, and returns their ids, ascending.
+    ///
+    /// # Errors
+    /// Nothing is stored then; the next call may succeed.
+    fn append(&mut self, drafts: &[Draft], timestamp: &str) -> Result<Vec<MessageId>>;
+
+    /// Moves everything into the one database file and closes it, its readers too.
+    fn close(self: Box<Self>);
+}
+
+/// What reads history. Blocks on the disk, never on the writer.
+pub trait Reader: Send + Sync {
+    /// The newest id, 0 when there never was a message.
+    fn head(&self) -> Result<MessageId>;
+
+    /// Part of the history, always in ascending order of ids.
+    fn page(&self, page: &Page) -> Result<Vec<Message>>;
+
+    /// Every channel that has messages, by name.
+    fn channels(&self) -> Result<Vec<ChannelTotals>>;
+
+    /// Counts over all messages.
+    fn summary(&self) -> Result<Summary>;
+}
+
+/// Which part of the history is wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page {
+    /// Only this channel's messages.
+    pub channel: Option<Channel>,
+    /// Only ids greater than this, oldest first; without it the newest `limit`.
+    pub since: Option<MessageId>,
+    /// Only ids less than this.
+    pub before: Option<MessageId>,
+    /// At most so many messages.
+    pub limit: usize,
+    /// It ends after so many bytes, though never before its first message.
+    pub max_bytes: usize,
+}
+
+/// Opens the store that the configuration names, creating it when it isn't there.
+///
+/// # Errors
+/// [`Error::Database`](crate::Error::Database) with a sentence that names the file.
+pub fn open(config: &Config) -> Result<(Box<dyn Writer>, Arc<dyn Reader>)> {
+    match &config.database {
+        Database::File(path) => {
+            let (writer, reader) = sqlite::open(path, config.sync)?;
+            Ok((Box::new(writer), reader))
+        }
+        Database::Memory => {
+            let ring = memory::Ring::new(config.limits.memory_bytes);
+            Ok((Box::new(ring.clone()), Arc::new(ring)))
+        }
+    }
+}
+
+/// Bytes a message takes in a page, roughly.
+fn size(message: &Message) -> usize {
+    let optional = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+    160 + message.channel_id.as_str().len()
+        + message.author.len()
+        + message.content.len()
+        + optional(&message.lane)
+        + optional(&message.provider)
+}
+
+/// Takes messages until the page's bytes are used up.
+struct PageBudget {
+    left: usize,
+    first: bool,
+}
+
+impl PageBudget {
+    fn new(page: &Page) -> Self {
+        Self {
+            left: page.max_bytes,
+            first: true,
+        }
+    }
+
+    /// Whether this message still belongs to the page.
+    fn takes(&mut self, message: &Message) -> bool {
+        let size = size(message);
+        let fits = size <= self.left || self.first;
+        self.left = self.left.saturating_sub(size);
+        self.first = false;
+        fits
+    }
+}

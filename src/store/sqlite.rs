@@ -1,0 +1,303 @@
+//! SQLite: one writer connection, a few readers, write-ahead log.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rusqlite::types::ValueRef;
+use rusqlite::{Connection, OpenFlags, Row, TransactionBehavior, named_params, params};
+
+use super::totals::{Counted, Totals};
+use super::{ChannelTotals, Page, PageBudget, Reader, Summary, Writer, schema};
+use crate::config::Sync;
+use crate::error::{Error, Result};
+use crate::protocol::{Channel, Draft, Message, MessageId};
+
+/// How long a commit waits for another program that has the file locked.
+pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+const INSERT: &str =
+    "INSERT INTO messages (channel_id, author, content, timestamp, lane, provider, token_count)
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
+
+const COLUMNS: &str = "id, channel_id, author, content, timestamp, lane, provider, token_count";
+
+/// Opens the file and returns its writer and its readers.
+pub(super) fn open(path: &Path, sync: Sync) -> Result<(SqliteWriter, Arc<SqliteReader>)> {
+    let refused = |reason: String| Error::Database {
+        path: path.to_owned(),
+        reason,
+    };
+    let connection = schema::open(path).map_err(refused)?;
+    let synchronous = match sync {
+        Sync::Normal => "NORMAL",
+        Sync::Full => "FULL",
+    };
+    connection
+        .pragma_update(None, "synchronous", synchronous)
+        .map_err(|error| refused(error.to_string()))?;
+    let readers = Arc::new(SqliteReader {
+        path: path.to_owned(),
+        idle: Mutex::default(),
+        totals: Mutex::default(),
+    });
+    Ok((
+        SqliteWriter {
+            connection,
+            readers: Arc::clone(&readers),
+        },
+        readers,
+    ))
+}
+
+/// The journal's connection.
+pub(super) struct SqliteWriter {
+    connection: Connection,
+    readers: Arc<SqliteReader>,
+}
+
+impl Writer for SqliteWriter {
+    fn append(&mut self, drafts: &[Draft], timestamp: &str) -> Result<Vec<MessageId>> {
+        if !self.connection.is_autocommit() {
+            // An earlier rollback failed (a disk error); without this every later commit would.
+            self.connection.execute_batch("ROLLBACK")?;
+        }
+        // A transaction that is dropped uncommitted is rolled back.
+        let transaction = self
+            .connection
+            .transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let mut ids = Vec::with_capacity(drafts.len());
+        let mut insert = transaction.prepare_cached(INSERT)?;
+        for draft in drafts {
+            let name = draft.channel_id.as_str();
+            insert.execute(params![
+                name,
+                draft.author,
+                draft.content,
+                timestamp,
+                draft.lane,
+                draft.provider,
+                draft.token_count
+            ])?;
+            ids.push(id(transaction.last_insert_rowid()));
+        }
+        drop(insert);
+        transaction.commit()?;
+        Ok(ids)
+    }
+
+    fn close(self: Box<Self>) {
+        // The last connection to close removes the write-ahead log, and a read-only one cannot.
+        self.readers.idle().clear();
+        let checkpoint = "PRAGMA wal_checkpoint(TRUNCATE)";
+        if let Err(error) = self.connection.query_row(checkpoint, [], |_| Ok(())) {
+            log::warn!("the write-ahead log stays beside the database, nothing is lost: {error}");
+        }
+    }
+}
+
+/// Read-only connections, opened as needed; as many stay as ever read at the same time.
+pub(super) struct SqliteReader {
+    path: PathBuf,
+    idle: Mutex<Vec<Connection>>,
+    /// Counts of all messages up to an id; only newer ones are read when somebody asks.
+    totals: Mutex<(MessageId, Totals)>,
+}
+
+impl SqliteReader {
+    fn idle(&self) -> MutexGuard<'_, Vec<Connection>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn read<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
+        let idle = self.idle().pop();
+        let connection = match idle {
+            Some(connection) => connection,
+            None => {
+                let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+                let connection = Connection::open_with_flags(&self.path, flags)?;
+                connection.busy_timeout(BUSY_TIMEOUT)?;
+                connection
+            }
+        };
+        let result = work(&connection)?;
+        self.idle().push(connection);
+        Ok(result)
+    }
+
+    /// The counts, brought up to date. The first call reads the whole table.
+    fn totals<T>(&self, take: impl FnOnce(&Totals) -> T) -> Result<T> {
+        let mut locked = self.totals.lock().unwrap_or_else(PoisonError::into_inner);
+        let (through, totals) = &mut *locked;
+        self.read(|connection| {
+            let mut newer = connection
+                .prepare_cached("SELECT id, channel_id, lane, provider, token_count FROM messages WHERE id > ?1 ORDER BY id")?;
+            let mut rows = newer.query([rowid(*through)])?;
+            while let Some(row) = rows.next()? {
+                let channel = text(row, 1)?.unwrap_or_default();
+                let (lane, provider) = (text(row, 2)?, text(row, 3)?);
+                let counted = Counted {
+                    id: id(row.get(0)?),
+                    channel: &channel,
+                    lane: lane.as_deref(),
+                    provider: provider.as_deref(),
+                    token_count: integer(row, 4)?,
+                };
+                totals.add(&counted);
+                *through = counted.id;
+            }
+            Ok(())
+        })?;
+        Ok(take(totals))
+    }
+}
+
+impl Reader for SqliteReader {
+    fn head(&self) -> Result<MessageId> {
+        // The sequence remembers ids whose messages are gone.
+        self.read(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT max(coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'messages'), 0),
+                                coalesce((SELECT max(id) FROM messages), 0))",
+                )?
+                .query_row([], |row| row.get(0).map(id))
+        })
+    }
+
+    fn page(&self, page: &Page) -> Result<Vec<Message>> {
+        let since = page.since.map_or(-1, rowid);
+        let before = page.before.map_or(i64::MAX, rowid);
+        let limit = i64::try_from(page.limit).unwrap_or(i64::MAX);
+        let mut messages = self.read(|connection| {
+            let mut select = connection.prepare_cached(&page_sql(page))?;
+            let mut rows = match &page.channel {
+                Some(channel) => select.query(
+                    named_params! {":channel": channel.as_str(), ":since": since, ":before": before, ":limit": limit},
+                )?,
+                None => select.query(named_params! {":since": since, ":before": before, ":limit": limit})?,
+            };
+            let mut budget = PageBudget::new(page);
+            let mut messages = Vec::new();
+            while let Some(row) = rows.next()? {
+                let message = message(row)?;
+                if !budget.takes(&message) {
+                    break;
+                }
+                messages.push(message);
+            }
+            Ok(messages)
+        })?;
+        if page.since.is_none() {
+            messages.reverse();
+        }
+        Ok(messages)
+    }
+
+    fn channels(&self) -> Result<Vec<ChannelTotals>> {
+        self.totals(Totals::channels)
+    }
+
+    fn summary(&self) -> Result<Summary> {
+        self.totals(Totals::summary)
+    }
+}
+
+/// One seek, then as many steps as the page is long: an index of a channel ends with the id.
+fn page_sql(page: &Page) -> String {
+    let channel = if page.channel.is_some() {
+        "channel_id = :channel AND "
+    } else {
+        ""
+    };
+    let order = if page.since.is_some() { "ASC" } else { "DESC" };
+    format!(
+        "SELECT {COLUMNS} FROM messages WHERE {channel}id > :since AND id < :before ORDER BY id {order} LIMIT :limit"
+    )
+}
+
+fn message(row: &Row<'_>) -> rusqlite::Result<Message> {
+    Ok(Message {
+        id: id(row.get(0)?),
+        channel_id: Channel::stored(&text(row, 1)?.unwrap_or_default()),
+        author: text(row, 2)?.unwrap_or_default(),
+        content: text(row, 3)?.unwrap_or_default(),
+        timestamp: text(row, 4)?.unwrap_or_default(),
+        lane: text(row, 5)?,
+        provider: text(row, 6)?,
+        token_count: integer(row, 7)?,
+    })
+}
+
+/// A column as text: SQLite's columns take any type, and another program may have written it.
+fn text(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<String>> {
+    Ok(match row.get_ref(column)? {
+        ValueRef::Null => None,
+        ValueRef::Integer(number) => Some(number.to_string()),
+        ValueRef::Real(number) => Some(number.to_string()),
+        ValueRef::Text(bytes) | ValueRef::Blob(bytes) => {
+            Some(String::from_utf8_lossy(bytes).into_owned())
+        }
+    })
+}
+
+fn integer(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<i64>> {
+    Ok(match row.get_ref(column)? {
+        ValueRef::Integer(number) => Some(number),
+        ValueRef::Real(number) => Some(number as i64),
+        _ => None,
+    })
+}
+
+fn id(rowid: i64) -> MessageId {
+    MessageId(u64::try_from(rowid).unwrap_or(0))
+}
+
+fn rowid(id: MessageId) -> i64 {
+    i64::try_from(id.0).unwrap_or(i64::MAX)
+}
+
+impl From<rusqlite::Error> for Error {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Store(error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The promise that history costs the same however much of it there is.
+    #[test]
+    fn a_page_of_a_channel_is_one_index_seek() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (writer, _) = open(&dir.path().join("plan.db"), Sync::Normal).expect("a database");
+        for (since, before) in [
+            (Some(5), None),
+            (None, Some(9)),
+            (None, None),
+            (Some(5), Some(9)),
+        ] {
+            let page = Page {
+                channel: Some("lab".parse().expect("a channel")),
+                since: since.map(MessageId),
+                before: before.map(MessageId),
+                limit: 10,
+                max_bytes: 1 << 20,
+            };
+            let plan: Vec<String> = writer
+                .connection
+                .prepare(&format!("EXPLAIN QUERY PLAN {}", page_sql(&page)))
+                .and_then(|mut explain| {
+                    explain
+                        .query_map(named_params! {":channel": "lab", ":since": 5, ":before": 9, ":limit": 10}, |row| row.get(3))?
+                        .collect()
+                })
+                .expect("a plan");
+            let [step] = &plan[..] else {
+                panic!("more than one step: {plan:?}")
+            };
+            assert!(step.contains("SEARCH messages USING INDEX idx_messages_channel_id (channel_id=? AND rowid>? AND rowid<?)"), "{step}");
+        }
+    }
+}
