@@ -56,6 +56,7 @@ impl Head {
     ///
     /// # Errors
     /// 400, 417, 431, 501 or 505, each with what was found.
+    #[inline(never)]
     pub fn parse(bytes: &[u8]) -> Result<Self, Problem> {
         let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
         let mut request = httparse::Request::new(&mut headers);

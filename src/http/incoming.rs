@@ -7,8 +7,12 @@ use std::time::{Duration, Instant};
 use super::body::{Chunks, too_large};
 use super::{Framing, Head, Problem};
 
-/// Bytes asked of the socket at once; most requests come whole in one.
-const READ_SIZE: usize = 8 << 10;
+/// Bytes asked of the socket at first; most requests come whole. Small, because a WebSocket's
+/// thread has this too, once.
+const READ_SIZE: usize = 1 << 10;
+
+/// Bytes asked of the socket at most, when more and more is there.
+const MAX_READ_SIZE: usize = 64 << 10;
 
 /// Bytes of a connection that arrived and were not used yet.
 ///
@@ -34,6 +38,7 @@ impl Incoming {
     ///
     /// # Errors
     /// 408, 431, and whatever [`Head::parse`] refuses.
+    #[inline(never)]
     pub fn head(
         &mut self,
         stream: &TcpStream,
@@ -80,6 +85,7 @@ impl Incoming {
     ///
     /// # Errors
     /// 400, 408 or 413.
+    #[inline(never)]
     pub fn body(
         &mut self,
         stream: &TcpStream,
@@ -162,7 +168,7 @@ impl Incoming {
             self.timeout = Some(timeout);
         }
         let before = self.buffer.len();
-        self.buffer.resize(before + READ_SIZE, 0);
+        self.buffer.resize(before + before.clamp(READ_SIZE, MAX_READ_SIZE), 0);
         let result = loop {
             match (&*stream).read(&mut self.buffer[before..]) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

@@ -75,7 +75,7 @@ impl Connection<'_> {
             self.admitted.begin_request();
             if let Some(channel) = wanted_channel(&head) {
                 return match channel {
-                    Ok(channel) => self.become_websocket(&head, channel),
+                    Ok(channel) => self.become_websocket(head, channel),
                     Err(problem) => self.refuse(problem),
                 };
             }
@@ -129,7 +129,7 @@ impl Connection<'_> {
         )
     }
 
-    fn become_websocket(self, head: &Head, channel: Channel) -> Ended {
+    fn become_websocket(self, head: Head, channel: Channel) -> Ended {
         let early = self.incoming.into_rest();
         self.admitted.leave_http();
         match self
@@ -170,12 +170,13 @@ fn refuse(mut stream: &TcpStream, peer: SocketAddr, problem: Problem) -> Ended {
 
 /// Lets the client read the last answer: closing with unread bytes would reset the
 /// connection and could take the answer with it.
+#[inline(never)]
 fn linger(mut stream: &TcpStream) {
     let deadline = Instant::now() + LINGER;
     if stream.shutdown(Shutdown::Write).is_err() {
         return;
     }
-    let mut dropped = [0; 4096];
+    let mut dropped = [0; 1024];
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero()

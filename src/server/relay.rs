@@ -88,6 +88,7 @@ impl Relay {
     ///
     /// Blocks until a connection is free and the handler has answered: for a message, until
     /// it is committed or the commit has failed.
+    #[inline(never)]
     pub(super) fn exchange(
         &self,
         head: &Head,

@@ -10,7 +10,7 @@ use tungstenite::{Bytes, Message, Utf8Bytes};
 use crate::frame::{Chunk, CloseCode};
 
 /// Bytes read at once and kept per client; tungstenite's default of 128 KiB is for few clients.
-const READ_BUFFER: usize = 4 << 10;
+const READ_BUFFER: usize = 2 << 10;
 
 /// Reads frames from a non-blocking socket. Holds at most one message of the largest size.
 pub(super) struct Decoder {

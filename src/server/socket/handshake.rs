@@ -34,6 +34,7 @@ pub(super) fn channel(path: &str) -> Option<Result<Channel, Problem>> {
 ///
 /// # Errors
 /// 400 or 426, with what was missing.
+#[inline(never)]
 pub(super) fn accept(head: &Head) -> Result<Vec<u8>, Problem> {
     if head.framing != Framing::None && head.framing != Framing::Length(0) {
         return Err(Problem::new(

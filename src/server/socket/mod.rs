@@ -61,13 +61,15 @@ impl Sockets {
     /// 400, 426 or 503, before anything was written.
     pub(super) fn serve(
         &self,
-        head: &Head,
+        head: Head,
         channel: Channel,
         peer: SocketAddr,
         stream: &Arc<TcpStream>,
         early: Vec<u8>,
     ) -> Result<(), Problem> {
-        let accepted = Chunk::raw(handshake::accept(head)?);
+        let accepted = Chunk::raw(handshake::accept(&head)?);
+        // Sessions last: what belongs to the request is let go of first.
+        drop(head);
         let unavailable = |error: io::Error| {
             Problem::unavailable(
                 format!("the server lacks a descriptor for this connection: {error}"),
@@ -155,6 +157,7 @@ impl<'a> Session<'a> {
         session
     }
 
+    #[inline(never)]
     fn run(&mut self) -> Ended {
         loop {
             match self.client.end() {
@@ -239,6 +242,7 @@ impl<'a> Session<'a> {
     }
 
     /// Reads what has arrived, as far as its publisher may go; `false` when the peer is gone.
+    #[inline(never)]
     fn read(&mut self) -> bool {
         let mut here = true;
         self.unread = false;
