@@ -32,8 +32,8 @@
 //!
 //! | floor | rooms |
 //! |---|---|
-//! | 5 | `main`, `cli`, `bench` |
-//! | 4 | [`server`] (wiring, start, shutdown), its listener and connections |
+//! | 5 | `main`, `cli` |
+//! | 4 | [`server`] (wiring, start, shutdown), its listener and connections; `bench` |
 //! | 3 | `server::rest` (the only room that knows tiny_http), `server::relay`, `server::socket` |
 //! | 2 | [`journal`] (with the `broadcast` thread) |
 //! | 1 | [`manager`], [`store`] |

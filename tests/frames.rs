@@ -17,7 +17,6 @@ use tungstenite::Message;
 /// A frame of the server: opcode and payload.
 type Frame = (u8, Vec<u8>);
 
-const TEXT: u8 = 1;
 const CLOSE: u8 = 8;
 const PING: u8 = 9;
 
@@ -67,6 +66,19 @@ fn until_close(stream: &mut impl Read) -> Vec<Frame> {
 
 fn close_code(payload: &[u8]) -> Option<u16> {
     payload.first_chunk().map(|code| u16::from_be_bytes(*code))
+}
+
+/// Every message to the server's close frame, which has this code.
+fn messages_until(code: u16, client: &Ws) -> Vec<Value> {
+    let mut frames = until_close(&mut raw(client));
+    let (_, close) = frames.pop().expect("a close frame");
+    assert_eq!(close_code(&close), Some(code));
+    let frames = frames
+        .iter()
+        .map(|(_, json)| serde_json::from_slice(json).expect("JSON"));
+    frames
+        .map(|mut frame: Value| frame["data"].take())
+        .collect()
 }
 
 /// Shows that nothing else came: the answer to a ping is the very next frame.
@@ -419,13 +431,10 @@ fn a_subscriber_that_never_reads_is_closed_with_1013_and_costs_the_others_nothin
         }
         assert!(ids.len() < 2_000, "120 MB wait for an outbox of 64 KiB");
     }
-    let frames = until_close(&mut raw(&stuck));
-    let (close, messages) = frames.split_last().expect("a close frame");
-    assert_eq!(close_code(&close.1), Some(1013));
-    let received: Vec<Value> = messages
-        .iter()
-        .map(|frame| serde_json::from_slice(&frame.1).expect("JSON"))
-        .map(|frame: Value| frame["data"]["id"].clone())
+    let messages = messages_until(1013, &stuck);
+    let received: Vec<_> = messages
+        .into_iter()
+        .map(|mut message| message["id"].take())
         .collect();
     let whole = !received.is_empty() && ids.starts_with(&received);
     assert!(whole, "no run from the first one: {received:?}");
@@ -464,28 +473,41 @@ fn the_subscriber_count_follows_every_way_of_coming_and_leaving() {
 }
 
 #[test]
-fn a_shutdown_closes_every_client_with_1001_after_what_was_accepted() {
+fn a_shutdown_closes_every_client_with_1001_after_all_that_was_committed() {
     let mut server = TestServer::start_with(|config| config.drain = Duration::from_secs(2));
-    let mut clients: Vec<Ws> = (0..50).map(|_| server.subscribe("lab")).collect();
-    let deaf = server.subscribe("lab");
-    let last = server.publish("lab", "the last one");
+    let clients: Vec<Ws> = (0..50).map(|_| server.subscribe("lab")).collect();
+    let [mut publisher, deaf] = pair(&server);
+    for n in 0..500 {
+        let frame = json!({"type": "message", "content": n.to_string()});
+        let written = publisher.socket.write(Message::text(frame.to_string()));
+        written.expect("room");
+    }
+    publisher.socket.flush().expect("the server takes frames");
+    publisher.next_message();
     let start = Instant::now();
-    thread::scope(|scope| {
+    let heard: Vec<Vec<Value>> = thread::scope(|scope| {
         scope.spawn(|| server.shutdown());
-        for client in &mut clients {
-            assert_eq!(client.next_message()["id"], last);
-            assert_eq!(client.close_code(), Some(1001));
-            while client.socket.read().is_ok() {}
-        }
+        // A client that has heard the close leaves; the deaf one stays and holds up nobody.
+        let closed = clients
+            .into_iter()
+            .map(|client| messages_until(1001, &client));
+        closed.collect()
     });
     let waited = start.elapsed();
-    assert!(
-        waited < Duration::from_secs(8),
-        "the deaf one held up the end for {waited:?}"
-    );
-    let mut late = raw(&deaf);
-    let opcodes: Vec<u8> = until_close(&mut late).iter().map(|frame| frame.0).collect();
-    assert_eq!(opcodes, [TEXT, CLOSE], "the deaf one has it too");
+    assert!(waited < Duration::from_secs(8), "the end took {waited:?}");
+    let store = rusqlite::Connection::open(server.database()).expect("the server's database");
+    let mut select = store
+        .prepare("SELECT id FROM messages ORDER BY id")
+        .expect("SQL");
+    let ids = select.query_map([], |row| row.get(0)).expect("rows");
+    let ids: Vec<i64> = ids.collect::<Result<_, _>>().expect("ids");
+    for messages in heard.iter().chain([&messages_until(1001, &deaf)]) {
+        let heard: Vec<_> = messages
+            .iter()
+            .filter_map(|message| message["id"].as_i64())
+            .collect();
+        assert_eq!(heard, ids);
+    }
 }
 
 #[test]

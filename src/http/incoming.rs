@@ -168,7 +168,8 @@ impl Incoming {
             self.timeout = Some(timeout);
         }
         let before = self.buffer.len();
-        self.buffer.resize(before + before.clamp(READ_SIZE, MAX_READ_SIZE), 0);
+        self.buffer
+            .resize(before + before.clamp(READ_SIZE, MAX_READ_SIZE), 0);
         let result = loop {
             match (&*stream).read(&mut self.buffer[before..]) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

@@ -32,7 +32,7 @@ const OWN_DESCRIPTORS: u64 = 64;
 /// Descriptors of one WebSocket: its socket and its wake handle.
 const DESCRIPTORS_PER_CONNECTION: u64 = 2;
 
-/// A running server.
+/// A running server. Only [`Self::shutdown`] ends it; one that is dropped runs on.
 ///
 /// ```
 /// # fn main() -> Result<(), threadcast::Error> {
@@ -47,6 +47,7 @@ const DESCRIPTORS_PER_CONNECTION: u64 = 2;
 /// # Ok(())
 /// # }
 /// ```
+#[must_use = "a server that is dropped runs on; `shutdown` ends it"]
 pub struct Server {
     address: SocketAddr,
     drain: Duration,
@@ -88,28 +89,37 @@ impl Server {
             .map_err(Error::system("start a thread"))?;
         let journal = Arc::new(journal);
         let rest = Rest::start(Arc::clone(&journal), Arc::clone(&manager), reader, limits)?;
-        let relay = Relay::new(rest.socket(), limits.max_rest_requests)?;
-        let sockets = Sockets {
-            manager: Arc::clone(&manager),
-            journal: Arc::clone(&journal),
-            limits: limits.clone(),
-        };
-        let door = Arc::new(Door {
-            limits: limits.clone(),
-            relay,
-            sockets,
-        });
         let connections = Connections::new(max_connections(limits));
-        let listener = Listener::start(socket, door, Arc::clone(&connections))?;
-        Ok(Self {
-            address,
-            drain: *drain,
-            listener,
-            connections,
-            manager,
-            journal,
-            rest,
-        })
+        let open_door = |relay| {
+            let sockets = Sockets {
+                manager: Arc::clone(&manager),
+                journal: Arc::clone(&journal),
+                limits: limits.clone(),
+            };
+            let door = Arc::new(Door {
+                limits: limits.clone(),
+                relay,
+                sockets,
+            });
+            Listener::start(socket, door, Arc::clone(&connections))
+        };
+        let relay = Relay::new(rest.socket(), limits.max_rest_requests);
+        match relay.and_then(open_door) {
+            Ok(listener) => Ok(Self {
+                address,
+                drain: *drain,
+                listener,
+                connections,
+                manager,
+                journal,
+                rest,
+            }),
+            Err(error) => {
+                rest.stop();
+                journal.stop();
+                Err(error)
+            }
+        }
     }
 
     /// The address it listens on, with the port that the system chose if it was to.
