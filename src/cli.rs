@@ -243,8 +243,16 @@ pub(crate) fn run() -> ExitCode {
 
 fn serve(flags: Serve) -> ExitCode {
     let (config, level) = flags.config();
+    // What the libraries tell at these levels is about themselves.
+    let foreign = if level == LevelFilter::Trace {
+        level
+    } else {
+        level.min(LevelFilter::Warn)
+    };
     let logger = simple_logger::SimpleLogger::new()
         .with_level(level)
+        .with_module_level("tungstenite", foreign)
+        .with_module_level("tiny_http", foreign)
         .with_utc_timestamps()
         .with_threads(true);
     if let Err(error) = logger.init() {

@@ -161,6 +161,7 @@ fn check_all(shapes: impl IntoIterator<Item = Shape>) {
 fn well_formed_requests_are_answered_and_keep_their_connection() {
     let absolute = "GET http://localhost/api/messages?limit=1 HTTP/1.1\r\nHost: localhost\r\n\r\n";
     let h2c = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n";
+    let latin = b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Name: J\xfcrgen\r\n\r\n";
     check_all(shapes! {
         "a GET": get("") => 200 Stays;
         "a GET with a body": get("Content-Length: 5\r\n") + "hello" => 200 Stays;
@@ -173,7 +174,9 @@ fn well_formed_requests_are_answered_and_keep_their_connection() {
         "Connection: keep-alive": get("Connection: keep-alive\r\n") => 200 Stays;
         "TE: chunked": get("TE: trailers, chunked\r\nConnection: TE\r\n") => 200 Stays;
         "an upgrade to something else": get(h2c) => 200 Stays;
+        "UTF-8 in the target": line("GET /api/messages?channel_id=ü HTTP/1.1") => 200 | 400 Either;
         "UTF-8 in a header": get("X-Name: Jürgen 🐝\r\n") => 200 Stays;
+        "Latin-1 in a header": latin => 200 Stays;
         "an empty header": get("X-Empty:\r\n") => 200 Stays;
         "OPTIONS *": "OPTIONS * HTTP/1.1\r\nHost: localhost\r\n\r\n" => 200 | 204 Stays;
         "a head at the limit": get_of_length(MAX_HEAD) => 200 Stays;

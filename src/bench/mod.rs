@@ -63,7 +63,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", value_parser = positive)]
     rate: Option<f64>,
 
-    /// Length of each message's content, at least 15 (it starts with a time stamp)
+    /// Length of each message's content, at least 16 (it starts with a time stamp)
     #[arg(long, value_name = "BYTES", default_value_t = 200, value_parser = content_bytes)]
     content_bytes: usize,
 

@@ -11,8 +11,8 @@ use super::publish_ws::WsPublisher;
 use super::tally::Ids;
 
 /// Every content starts with the time of its publish call in so many decimal digits
-/// (nanoseconds since the run's start: enough for eleven days).
-pub(super) const STAMP_DIGITS: usize = 15;
+/// (nanoseconds since the run's start: enough for four months).
+pub(super) const STAMP_DIGITS: usize = 16;
 
 /// What all publishers of a run are to do.
 #[derive(Debug, Clone, Copy)]
@@ -200,9 +200,9 @@ mod tests {
 
     #[test]
     fn a_stamp_is_the_time_in_decimal_digits() {
-        let mut digits = *b"xxxxxxxxxxxxxxx";
+        let mut digits = *b"xxxxxxxxxxxxxxxx";
         stamp(&mut digits, 1_234_567_890);
-        assert_eq!(&digits, b"000001234567890");
+        assert_eq!(&digits, b"0000001234567890");
     }
 
     #[test]

@@ -10,6 +10,8 @@ use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 
@@ -28,13 +30,17 @@ const RELAYED: [&str; 7] = [
     "origin",
 ];
 
+/// Time for the REST thread to answer on a new connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Connections that publishers leave alone, so that the server can be asked how it is while
 /// every other request waits for a commit.
 const READ_CONNECTIONS: usize = 4;
 
 /// The connections to the request loop. Their number bounds the requests in hand.
 pub(super) struct Relay {
-    socket: PathBuf,
+    /// Held while a connection is made: one at a time, see [`connect`].
+    socket: Mutex<PathBuf>,
     shared: Pool,
     reading: Pool,
 }
@@ -78,7 +84,7 @@ impl Relay {
         };
         let (shared, reading) = (pool(connections.max(1))?, pool(READ_CONNECTIONS)?);
         Ok(Self {
-            socket,
+            socket: Mutex::new(socket),
             shared,
             reading,
         })
@@ -104,11 +110,7 @@ impl Relay {
             Err(problem) => return answer(problem),
         };
         let mut lease = self.lease(&head.method);
-        let connection = match lease
-            .connection
-            .take()
-            .map_or_else(|| connect(&self.socket), Ok)
-        {
+        let connection = match lease.connection.take().map_or_else(|| self.reconnect(), Ok) {
             Ok(connection) => lease.connection.insert(connection),
             Err(error) => {
                 log::error!("the REST thread cannot be reached: {error}");
@@ -129,6 +131,12 @@ impl Relay {
                 answer(Problem::new(500, "the request was lost inside the server"))
             }
         }
+    }
+
+    /// In the place of a connection that broke, which both ends being ours never happened.
+    #[cold]
+    fn reconnect(&self) -> io::Result<UnixStream> {
+        connect(&self.socket.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn lease(&self, method: &str) -> Lease<'_> {
@@ -153,8 +161,11 @@ impl Relay {
 /// before the next is made, some would wait for ever.
 fn connect(socket: &Path) -> io::Result<UnixStream> {
     let mut connection = UnixStream::connect(socket)?;
+    connection.set_read_timeout(Some(CONNECT_TIMEOUT))?;
     connection.write_all(b"OPTIONS * HTTP/1.1\r\nHost: relay\r\n\r\n")?;
     read_answer(&mut connection, false)?;
+    // From now on it waits as long as a commit takes.
+    connection.set_read_timeout(None)?;
     Ok(connection)
 }
 

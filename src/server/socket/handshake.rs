@@ -42,6 +42,9 @@ pub(super) fn accept(head: &Head) -> Result<Vec<u8>, Problem> {
             "a request to become a WebSocket has no body",
         ));
     }
+    if head.is_1_0 {
+        return Err(upgrade_required("is HTTP/1.0, not HTTP/1.1"));
+    }
     let mut request = Request::new(());
     *request.method_mut() = Method::GET;
     for name in DECIDING {
@@ -62,30 +65,26 @@ pub(super) fn accept(head: &Head) -> Result<Vec<u8>, Problem> {
 
 fn refusal(error: &Error) -> Problem {
     match error {
-        Error::Protocol(
-            ProtocolError::MissingConnectionUpgradeHeader
-            | ProtocolError::MissingUpgradeWebSocketHeader
-            | ProtocolError::MissingSecWebSocketVersionHeader,
-        ) => Problem::new(
-            426,
-            format!(
-                "this is a WebSocket of version 13, and the request has {}",
-                missing(error)
-            ),
-        )
-        .with_header("Connection", "Upgrade")
-        .with_header("Upgrade", "websocket")
-        .with_header("Sec-WebSocket-Version", "13"),
+        Error::Protocol(ProtocolError::MissingConnectionUpgradeHeader) => {
+            upgrade_required("has no `Connection: Upgrade`")
+        }
+        Error::Protocol(ProtocolError::MissingUpgradeWebSocketHeader) => {
+            upgrade_required("has no `Upgrade: websocket`")
+        }
+        Error::Protocol(ProtocolError::MissingSecWebSocketVersionHeader) => {
+            upgrade_required("has no `Sec-WebSocket-Version: 13`")
+        }
         _ => Problem::new(400, error.to_string()),
     }
 }
 
-fn missing(error: &Error) -> &'static str {
-    match error {
-        Error::Protocol(ProtocolError::MissingConnectionUpgradeHeader) => {
-            "no `Connection: Upgrade`"
-        }
-        Error::Protocol(ProtocolError::MissingUpgradeWebSocketHeader) => "no `Upgrade: websocket`",
-        _ => "no `Sec-WebSocket-Version: 13`",
-    }
+/// 426, with what would be right (RFC 9110, section 15.5.22; RFC 6455, section 4.2.2).
+fn upgrade_required(found: &str) -> Problem {
+    Problem::new(
+        426,
+        format!("this is a WebSocket of version 13, and the request {found}"),
+    )
+    .with_header("Connection", "Upgrade")
+    .with_header("Upgrade", "websocket")
+    .with_header("Sec-WebSocket-Version", "13")
 }
