@@ -174,7 +174,7 @@ fn well_formed_requests_are_answered_and_keep_their_connection() {
         "Connection: keep-alive": get("Connection: keep-alive\r\n") => 200 Stays;
         "TE: chunked": get("TE: trailers, chunked\r\nConnection: TE\r\n") => 200 Stays;
         "an upgrade to something else": get(h2c) => 200 Stays;
-        "UTF-8 in the target": line("GET /api/messages?channel_id=ü HTTP/1.1") => 200 | 400 Either;
+        "UTF-8 in the target": get("").replace("health", "messages?channel_id=ü") => 200 | 400 Either;
         "UTF-8 in a header": get("X-Name: Jürgen 🐝\r\n") => 200 Stays;
         "Latin-1 in a header": latin => 200 Stays;
         "an empty header": get("X-Empty:\r\n") => 200 Stays;

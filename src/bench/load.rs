@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use super::connect::{self, Channels};
 use super::latency::{Clock, Window, nanos};
-use super::publishers::{Connected, Plan};
+use super::plan::Plan;
+use super::publishers::Connected;
 use super::receiver::Progress;
 use super::report::{Cost, Report};
 use super::server::{Server, Usage};
 use super::subscribers::{Subscribers, Verdict};
-use super::tally::Ids;
 use super::{Args, Via};
 
 /// The wait for deliveries ends when none came for so long, or after the second time in any case.
@@ -50,6 +50,8 @@ pub(super) fn run(args: &Args) -> Result<Report, String> {
         via: args.via,
         in_flight: args.in_flight,
         rate: args.rate,
+        subscribers: args.subscribers,
+        max_behind: args.max_behind,
         content_bytes: args.content_bytes,
         clock,
     };
@@ -60,18 +62,17 @@ pub(super) fn run(args: &Args) -> Result<Report, String> {
         start,
         end: start + nanos(args.idle_seconds.unwrap_or(args.seconds)),
     };
-    let subscribers = Subscribers::start(sockets, channels, args.content_bytes, clock, window)?;
-    let publishers = connected.start(&plan, window)?;
+    let subscribers = Subscribers::start(sockets, &plan, window, args.receivers)?;
+    let publishers = connected.start(&plan, window, &subscribers.progress)?;
     clock.sleep_until(window.start);
     let (from, own_from) = (usage()?, own_cpu()?);
     clock.sleep_until(window.end);
     let (to, own_to) = (usage()?, own_cpu()?);
 
     let published = publishers.finish()?;
-    let expected = expected(&published.acknowledged, args.subscribers);
-    wait_for(expected, &subscribers.progress, clock);
+    wait_for_deliveries(&subscribers.progress, clock);
     let drain_time = Duration::from_nanos(clock.now().saturating_sub(window.end));
-    if expected > 0 {
+    if plan.publishers > 0 {
         std::thread::sleep(AFTERWARDS);
     }
     let received = subscribers.leave()?;
@@ -84,7 +85,6 @@ pub(super) fn run(args: &Args) -> Result<Report, String> {
         _ => None,
     };
     Ok(Report {
-        subscribers: args.subscribers,
         plan,
         idle: args.idle_seconds.is_some(),
         measured: window,
@@ -101,33 +101,17 @@ pub(super) fn run(args: &Args) -> Result<Report, String> {
     })
 }
 
-/// Deliveries that the acknowledged messages of all channels make, spread as [`Subscribers::start`] does.
-fn expected(acknowledged: &[Ids], subscribers: usize) -> u64 {
-    let channels = acknowledged.len();
-    let on = |channel: usize| {
-        (subscribers / channels + usize::from(channel < subscribers % channels)) as u64
-    };
-    acknowledged
-        .iter()
-        .enumerate()
-        .map(|(channel, ids)| ids.count * on(channel))
-        .sum()
-}
-
-fn wait_for(expected: u64, progress: &Progress, clock: Clock) {
+fn wait_for_deliveries(progress: &Progress, clock: Clock) {
     let start = clock.now();
     let (mut last, mut last_change) = (0, start);
     loop {
-        let (now, delivered) = (clock.now(), progress.delivered.load(Ordering::Relaxed));
-        if delivered != last {
-            (last, last_change) = (delivered, now);
+        let (now, outstanding) = (clock.now(), progress.outstanding());
+        if outstanding != last {
+            (last, last_change) = (outstanding, now);
         }
         let open = progress.open.load(Ordering::Relaxed);
-        if delivered >= expected
-            || open == 0
-            || now - last_change > nanos(QUIET)
-            || now - start > nanos(DRAIN)
-        {
+        let is_quiet = now - last_change > nanos(QUIET) || now - start > nanos(DRAIN);
+        if outstanding == 0 || open == 0 || is_quiet {
             return;
         }
         std::thread::sleep(Duration::from_millis(2));

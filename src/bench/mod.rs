@@ -1,6 +1,6 @@
 //! `threadcast bench`: loads a server on this machine and reports how fast and how exact it was.
 //!
-//! One thread receives for all subscribers (epoll), one thread per publisher publishes, the
+//! One thread (or `--receivers`) receives for all subscribers (epoll), one thread per publisher publishes, the
 //! main thread keeps time. The generator shares the machine with the server, so the receiving
 //! side costs as little as it can: one read takes many frames, no JSON parser runs on most of
 //! them, and one clock reading dates all frames of a read.
@@ -11,6 +11,7 @@
 mod connect;
 mod latency;
 mod load;
+mod plan;
 mod publish_http;
 mod publish_ws;
 mod publishers;
@@ -47,6 +48,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", default_value_t = 1000)]
     subscribers: usize,
 
+    /// Threads that receive for all of them
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = at_least_one)]
+    receivers: usize,
+
     /// Connections that publish
     #[arg(long, value_name = "N", default_value_t = 1)]
     publishers: usize,
@@ -63,7 +68,12 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", value_parser = positive)]
     rate: Option<f64>,
 
-    /// Length of each message's content, at least 16 (it starts with a time stamp)
+    /// Publishers pause while subscribers are, on average, more than N messages behind [default:
+    /// never: a server that answers before it has delivered can be outrun]
+    #[arg(long, value_name = "N")]
+    max_behind: Option<u64>,
+
+    /// Length of each message's content, at least 15 (it starts with a time stamp)
     #[arg(long, value_name = "BYTES", default_value_t = 200, value_parser = content_bytes)]
     content_bytes: usize,
 
@@ -118,7 +128,7 @@ fn at_least_one(text: &str) -> Result<usize, String> {
 }
 
 fn content_bytes(text: &str) -> Result<usize, String> {
-    at_least(publishers::STAMP_DIGITS, text)
+    at_least(plan::STAMP_DIGITS, text)
 }
 
 fn at_least(least: usize, text: &str) -> Result<usize, String> {

@@ -8,11 +8,12 @@ use std::time::Duration;
 use httparse::Status;
 
 use super::connect;
-use super::publishers::{Plan, Published, STAMP_DIGITS, Schedule, filler, stamp};
+use super::plan::{Plan, STAMP_DIGITS, Schedule, filler, stamp};
+use super::publishers::{PAUSE, Published};
 use super::scanner::{number, shortened};
 
 /// Pause after a refusal: whoever is told to come back later does.
-const PAUSE: Duration = Duration::from_millis(10);
+const AFTER_REFUSAL: Duration = Duration::from_millis(10);
 
 pub(super) struct HttpPublisher {
     connection: Connection,
@@ -64,6 +65,10 @@ impl HttpPublisher {
         let mut channel = self.index % channels.count;
         while schedule.due().max(self.plan.clock.now()) < end {
             self.plan.clock.sleep_until(schedule.due());
+            if !published.may_publish() {
+                std::thread::sleep(PAUSE);
+                continue;
+            }
             schedule.count();
             if channels.count > 1 {
                 self.request[self.channel.clone()]
@@ -82,7 +87,7 @@ impl HttpPublisher {
                 }
                 Ok((status, body)) => {
                     published.refuse(|| format!("status {status}: {}", shortened(&body)));
-                    std::thread::sleep(PAUSE);
+                    std::thread::sleep(AFTER_REFUSAL);
                 }
                 Err(error) => {
                     published.failure = Some(format!("HTTP publisher {}: {error}", self.index));

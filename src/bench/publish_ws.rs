@@ -11,7 +11,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::Value;
 
 use super::connect::{self, CLOSE, PONG, TEXT};
-use super::publishers::{Plan, Published, STAMP_DIGITS, Schedule, filler, stamp};
+use super::latency::nanos;
+use super::plan::{Plan, STAMP_DIGITS, Schedule, filler, stamp};
+use super::publishers::{PAUSE, Published};
 use super::scanner::{self, Kind, shortened};
 
 pub(super) struct WsPublisher {
@@ -75,7 +77,10 @@ impl WsPublisher {
         loop {
             let now = self.plan.clock.now();
             let ended = schedule.due().max(now) >= end;
-            while !ended && self.waiting.len() < self.plan.in_flight && schedule.due() <= now {
+            let has_room =
+                |publisher: &Self| !ended && publisher.waiting.len() < publisher.plan.in_flight;
+            let may_publish = published.may_publish();
+            while has_room(self) && may_publish && schedule.due() <= now {
                 schedule.count();
                 self.push_message(now);
             }
@@ -83,9 +88,12 @@ impl WsPublisher {
             if ended && self.waiting.is_empty() {
                 break;
             }
-            // With room for more, wait no longer than until the next message is due.
-            let wait = (!ended && self.waiting.len() < self.plan.in_flight)
-                .then(|| schedule.due().saturating_sub(self.plan.clock.now()));
+            // With room for more, wait no longer than until the next message may go.
+            let wait = match may_publish {
+                true => schedule.due().saturating_sub(self.plan.clock.now()),
+                false => nanos(PAUSE),
+            };
+            let wait = has_room(self).then_some(wait);
             if self.readable(wait)? {
                 self.read(published)?;
             }

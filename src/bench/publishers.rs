@@ -1,32 +1,20 @@
 //! The publishing side: what HTTP and WebSocket publishers share.
 
-use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use super::Via;
-use super::connect::Channels;
-use super::latency::{Clock, Histogram, Window};
+use super::latency::{Histogram, Window};
+use super::plan::{Plan, Schedule};
 use super::publish_http::HttpPublisher;
 use super::publish_ws::WsPublisher;
+use super::receiver::Progress;
 use super::tally::Ids;
 
-/// Every content starts with the time of its publish call in so many decimal digits
-/// (nanoseconds since the run's start: enough for four months).
-pub(super) const STAMP_DIGITS: usize = 16;
-
-/// What all publishers of a run are to do.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Plan {
-    pub(super) address: SocketAddr,
-    pub(super) channels: Channels,
-    pub(super) publishers: usize,
-    pub(super) via: Via,
-    pub(super) in_flight: usize,
-    /// Messages per second, all publishers together; `None` for as fast as answers come.
-    pub(super) rate: Option<f64>,
-    pub(super) content_bytes: usize,
-    pub(super) clock: Clock,
-}
+/// How long publishers pause until they look again whether subscribers have caught up.
+pub(super) const PAUSE: Duration = Duration::from_micros(200);
 
 /// What became of the published messages.
 #[derive(Debug)]
@@ -43,10 +31,19 @@ pub(super) struct Published {
     /// Why a publisher gave up.
     pub(super) failure: Option<String>,
     window: Window,
+    /// Messages that subscribers may be behind, all subscribers' added up.
+    max_outstanding: u64,
+    /// Subscribers of each channel.
+    audience: Vec<u64>,
+    progress: Arc<Progress>,
 }
 
 impl Published {
-    pub(super) fn new(channels: usize, window: Window) -> Self {
+    pub(super) fn new(plan: &Plan, window: Window, progress: Arc<Progress>) -> Self {
+        let channels = plan.channels.count;
+        let audience = |channel| {
+            plan.subscribers / channels + usize::from(channel < plan.subscribers % channels)
+        };
         Self {
             acknowledged: vec![Ids::default(); channels],
             in_window: 0,
@@ -55,12 +52,27 @@ impl Published {
             first_refusal: None,
             failure: None,
             window,
+            max_outstanding: plan.max_behind.map_or(u64::MAX, |behind| {
+                behind.saturating_mul(plan.subscribers as u64)
+            }),
+            audience: (0..channels)
+                .map(|channel| audience(channel) as u64)
+                .collect(),
+            progress,
         }
+    }
+
+    /// Whether the subscribers are near enough for one more message.
+    pub(super) fn may_publish(&self) -> bool {
+        self.max_outstanding == u64::MAX || self.progress.outstanding() <= self.max_outstanding
     }
 
     /// Counts an answer: the message that was sent at `sent` has this id.
     pub(super) fn acknowledge(&mut self, channel: usize, id: u64, sent: u64, now: u64) {
         self.acknowledged[channel].add(id);
+        self.progress
+            .due
+            .fetch_add(self.audience[channel], Ordering::Relaxed);
         self.in_window += u64::from(self.window.contains(now));
         if self.window.contains(sent) {
             self.latency.record(now.saturating_sub(sent));
@@ -82,38 +94,6 @@ impl Published {
         self.refused += other.refused;
         self.first_refusal = self.first_refusal.take().or(other.first_refusal);
         self.failure = self.failure.take().or(other.failure);
-    }
-}
-
-/// The times at which one publisher may publish.
-#[derive(Debug)]
-pub(super) struct Schedule {
-    /// `None`: at any time.
-    gap: Option<f64>,
-    first: f64,
-    sent: u64,
-}
-
-impl Schedule {
-    /// Publisher `index` of the plan takes every so-manieth slot, so that together they keep the rate.
-    pub(super) fn new(plan: &Plan, index: usize) -> Self {
-        let slot = plan.rate.map(|rate| 1e9 / rate);
-        let start = plan.clock.now() as f64;
-        Self {
-            gap: slot.map(|slot| slot * plan.publishers as f64),
-            first: start + slot.unwrap_or_default() * index as f64,
-            sent: 0,
-        }
-    }
-
-    /// When the next message is due, on the run's clock.
-    pub(super) fn due(&self) -> u64 {
-        self.gap
-            .map_or(0, |gap| (self.first + gap * self.sent as f64) as u64)
-    }
-
-    pub(super) fn count(&mut self) {
-        self.sent += 1;
     }
 }
 
@@ -145,9 +125,15 @@ impl Connected {
     }
 
     /// Publishes until the window's end.
-    pub(super) fn start(self, plan: &Plan, window: Window) -> Result<Publishers, String> {
+    pub(super) fn start(
+        self,
+        plan: &Plan,
+        window: Window,
+        progress: &Arc<Progress>,
+    ) -> Result<Publishers, String> {
+        let none = || Published::new(plan, window, Arc::clone(progress));
         let start = |(index, publisher)| {
-            let published = Published::new(plan.channels.count, window);
+            let published = none();
             let schedule = Schedule::new(plan, index);
             std::thread::Builder::new()
                 .name(format!("publisher-{index}"))
@@ -160,7 +146,7 @@ impl Connected {
         let threads = threads.map_err(|error| format!("can't start a thread: {error}"))?;
         Ok(Publishers {
             threads,
-            none: Published::new(plan.channels.count, window),
+            none: none(),
         })
     }
 }
@@ -177,61 +163,5 @@ impl Publishers {
             );
         }
         Ok(all)
-    }
-}
-
-/// The content of a message but for its stamp.
-pub(super) fn filler(content_bytes: usize) -> String {
-    "x".repeat(content_bytes - STAMP_DIGITS)
-}
-
-/// Writes a time as decimal digits over `digits`.
-pub(super) fn stamp(digits: &mut [u8], time: u64) {
-    let mut rest = time;
-    for digit in digits.iter_mut().rev() {
-        *digit = b'0' + (rest % 10) as u8;
-        rest /= 10;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_stamp_is_the_time_in_decimal_digits() {
-        let mut digits = *b"xxxxxxxxxxxxxxxx";
-        stamp(&mut digits, 1_234_567_890);
-        assert_eq!(&digits, b"0000001234567890");
-    }
-
-    #[test]
-    fn publishers_share_the_rate_in_turn() {
-        let plan = Plan {
-            address: SocketAddr::from(([127, 0, 0, 1], 1)),
-            channels: Channels { count: 1 },
-            publishers: 4,
-            via: Via::Http,
-            in_flight: 1,
-            rate: Some(20.0),
-            content_bytes: 200,
-            clock: Clock::start(),
-        };
-        let mut due = Vec::new();
-        for index in 0..4 {
-            let mut schedule = Schedule {
-                first: 5e7 * index as f64,
-                ..Schedule::new(&plan, index)
-            };
-            for _ in 0..5 {
-                due.push(schedule.due());
-                schedule.count();
-            }
-        }
-        due.sort_unstable();
-        assert_eq!(
-            due,
-            (0..20).map(|slot| slot * 50_000_000).collect::<Vec<_>>()
-        );
     }
 }

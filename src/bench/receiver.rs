@@ -1,4 +1,4 @@
-//! The receiving thread: one epoll and one read buffer for all subscribers.
+//! A receiving thread: one epoll and one read buffer for all its subscribers.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -9,8 +9,9 @@ use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
 use rustix::fd::OwnedFd;
 
-use super::connect::{self, CLOSE, Channels, PONG};
+use super::connect::{self, CLOSE, PONG};
 use super::latency::{Clock, Histogram, Window};
+use super::plan::Plan;
 use super::scanner::{self, Kind, Reader};
 use super::tally::Tally;
 
@@ -25,10 +26,12 @@ const NORMAL: u16 = 1000;
 const NO_CODE: u16 = 1005;
 const ABNORMAL: u16 = 1006;
 
-/// What the main thread sees of the receiving thread while it runs, and tells it.
+/// What the main thread sees of the receiving threads while they run, and tells them.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
-    /// Messages that arrived, over all subscribers.
+    /// Deliveries that the acknowledged messages make, over all subscribers.
+    pub(super) due: AtomicU64,
+    /// Those that arrived.
     pub(super) delivered: AtomicU64,
     /// Subscribers whose connection stands.
     pub(super) open: AtomicUsize,
@@ -36,8 +39,16 @@ pub(super) struct Progress {
     pub(super) leave: AtomicBool,
 }
 
-/// What all subscribers together received.
-#[derive(Debug)]
+impl Progress {
+    /// Deliveries that are still to come.
+    pub(super) fn outstanding(&self) -> u64 {
+        let delivered = self.delivered.load(Ordering::Relaxed);
+        self.due.load(Ordering::Relaxed).saturating_sub(delivered)
+    }
+}
+
+/// What several subscribers together received.
+#[derive(Debug, Default)]
 pub(super) struct Received {
     /// Messages that arrived in the measured time.
     pub(super) in_window: u64,
@@ -47,6 +58,16 @@ pub(super) struct Received {
     pub(super) malformed: u64,
     pub(super) first_malformed: Option<String>,
     pub(super) subscribers: Vec<Subscriber>,
+}
+
+impl Received {
+    pub(super) fn merge(&mut self, other: Self) {
+        self.in_window += other.in_window;
+        self.latency.merge(&other.latency);
+        self.malformed += other.malformed;
+        self.first_malformed = self.first_malformed.take().or(other.first_malformed);
+        self.subscribers.extend(other.subscribers);
+    }
 }
 
 /// One subscriber's connection and what came over it.
@@ -75,46 +96,42 @@ pub(super) struct Receiver {
 }
 
 impl Receiver {
-    /// Takes over open WebSockets; number n is on channel n modulo the number of channels.
+    /// Takes over open WebSockets, each with its channel and the bytes that were read too far.
     pub(super) fn new(
-        sockets: Vec<(TcpStream, Vec<u8>)>,
-        channels: Channels,
-        content_bytes: usize,
-        clock: Clock,
+        sockets: Vec<(usize, TcpStream, Vec<u8>)>,
+        plan: &Plan,
         window: Window,
         progress: Arc<Progress>,
     ) -> std::io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let mut subscribers = Vec::with_capacity(sockets.len());
-        for (index, (socket, tail)) in sockets.into_iter().enumerate() {
+        for (index, (channel, socket, tail)) in sockets.into_iter().enumerate() {
             socket.set_nonblocking(true)?;
             let data = epoll::EventData::new_u64(index as u64);
             epoll::add(&epoll, &socket, data, epoll::EventFlags::IN)?;
-            let (channel, tally) = (index % channels.count, Tally::default());
             subscribers.push(Subscriber {
                 socket,
                 channel,
                 tail,
-                tally,
+                tally: Tally::default(),
                 closed: None,
             });
         }
-        progress.open.store(subscribers.len(), Ordering::Relaxed);
-        let reader = |index| Reader::new(&channels.name(index), content_bytes);
+        progress
+            .open
+            .fetch_add(subscribers.len(), Ordering::Relaxed);
+        let reader = |index| Reader::new(&plan.channels.name(index), plan.content_bytes);
         Ok(Self {
             epoll,
-            clock,
+            clock: plan.clock,
             window,
-            readers: (0..channels.count).map(reader).collect(),
-            buffer_bytes: READ_BYTES.max(content_bytes * 2),
+            readers: (0..plan.channels.count).map(reader).collect(),
+            buffer_bytes: READ_BYTES.max(plan.content_bytes * 2),
             delivered: 0,
             progress,
             received: Received {
-                in_window: 0,
-                latency: Histogram::default(),
-                malformed: 0,
-                first_malformed: None,
                 subscribers,
+                ..Received::default()
             },
         })
     }
@@ -141,11 +158,11 @@ impl Receiver {
                     continue;
                 };
                 open -= 1;
+                self.progress.open.fetch_sub(1, Ordering::Relaxed);
                 let _ = epoll::delete(&self.epoll, &subscriber.socket);
                 // Whoever is leaving is closed because it asked for it.
                 subscriber.closed = deadline.is_none().then_some(code);
             }
-            self.progress.open.store(open, Ordering::Relaxed);
             if deadline.is_none() && self.progress.leave.load(Ordering::Relaxed) {
                 deadline = Some(self.clock.now() + LEAVING_NANOS);
                 subscribers
@@ -178,12 +195,13 @@ impl Receiver {
         let now = self.clock.now();
         let before = self.delivered;
         let ended = self.take_frames(subscriber, &buffer[..kept + read], now);
+        let delivered = self.delivered - before;
         if self.window.contains(now) {
-            self.received.in_window += self.delivered - before;
+            self.received.in_window += delivered;
         }
         self.progress
             .delivered
-            .store(self.delivered, Ordering::Relaxed);
+            .fetch_add(delivered, Ordering::Relaxed);
         ended
     }
 

@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 
 use super::Via;
 use super::latency::{Histogram, Window};
-use super::publishers::{Plan, Published};
+use super::plan::Plan;
+use super::publishers::Published;
 use super::server::Usage;
 use super::subscribers::Verdict;
 use super::text::count;
@@ -14,7 +15,6 @@ use super::text::count;
 /// The figures of one run.
 #[derive(Debug)]
 pub(super) struct Report {
-    pub(super) subscribers: usize,
     pub(super) plan: Plan,
     pub(super) idle: bool,
     pub(super) measured: Window,
@@ -62,11 +62,12 @@ impl Report {
     pub(super) fn json(&self) -> Value {
         let findings = self.verdict.findings;
         json!({
-            "subscribers": self.subscribers,
+            "subscribers": self.plan.subscribers,
             "publishers": self.plan.publishers,
             "via": self.via(),
             "in_flight": (self.plan.via == Via::Ws).then_some(self.plan.in_flight),
             "rate": self.plan.rate,
+            "max_behind": self.plan.max_behind,
             "channels": self.plan.channels.count,
             "content_bytes": self.plan.content_bytes,
             "seconds": self.measured.seconds(),
@@ -91,7 +92,7 @@ impl Report {
                 "cpu_seconds_per_million_deliveries": cost.per_million(self.deliveries),
                 "resident_kib": cost.after.resident_kib,
                 "resident_kib_before_subscribers": cost.before.resident_kib,
-                "kib_per_subscriber": cost.kib_per_subscriber(self.subscribers),
+                "kib_per_subscriber": cost.kib_per_subscriber(self.plan.subscribers),
                 "threads": cost.after.threads,
             })),
             "fault": self.verdict().err(),
@@ -115,7 +116,7 @@ impl Report {
         }
         for (code, number) in &self.verdict.closed {
             faults.push(format!(
-                "{} subscribers closed by the server with {code}",
+                "{} closed by the server with {code}",
                 count(*number as u64)
             ));
         }

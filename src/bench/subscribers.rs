@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 
-use super::connect::Channels;
-use super::latency::{Clock, Window};
+use super::latency::Window;
+use super::plan::Plan;
 use super::receiver::{Progress, Received, Receiver, Subscriber};
 use super::tally::{Findings, Ids};
 
@@ -22,45 +22,47 @@ pub(super) struct Verdict {
     pub(super) undelivered: u64,
 }
 
-/// The receiving thread.
+/// The receiving threads.
 #[derive(Debug)]
 pub(super) struct Subscribers {
     pub(super) progress: Arc<Progress>,
-    thread: JoinHandle<Result<Received, String>>,
+    threads: Vec<JoinHandle<Result<Received, String>>>,
 }
 
 impl Subscribers {
     /// Takes over the open WebSockets; socket n is on channel n modulo the number of channels.
     pub(super) fn start(
         sockets: Vec<(TcpStream, Vec<u8>)>,
-        channels: Channels,
-        content_bytes: usize,
-        clock: Clock,
+        plan: &Plan,
         window: Window,
+        receivers: usize,
     ) -> Result<Self, String> {
+        let mut shares: Vec<_> = (0..receivers).map(|_| Vec::new()).collect();
+        for (index, (socket, tail)) in sockets.into_iter().enumerate() {
+            shares[index % receivers].push((index % plan.channels.count, socket, tail));
+        }
         let progress = Arc::new(Progress::default());
-        let receiver = Receiver::new(
-            sockets,
-            channels,
-            content_bytes,
-            clock,
-            window,
-            Arc::clone(&progress),
-        )
-        .map_err(|error| format!("epoll: {error}"))?;
-        let thread = std::thread::Builder::new()
-            .name("subscribers".to_owned())
-            .spawn(|| receiver.run())
-            .map_err(|error| format!("can't start a thread: {error}"))?;
-        Ok(Self { progress, thread })
+        let start = |share| -> std::io::Result<_> {
+            let receiver = Receiver::new(share, plan, window, Arc::clone(&progress))?;
+            let thread = std::thread::Builder::new().name("subscribers".to_owned());
+            thread.spawn(|| receiver.run())
+        };
+        let threads: Result<_, _> = shares.into_iter().map(start).collect();
+        let threads = threads.map_err(|error| format!("can't start receiving: {error}"))?;
+        Ok(Self { progress, threads })
     }
 
     /// Closes all subscribers and returns what they received.
     pub(super) fn leave(self) -> Result<Received, String> {
         self.progress.leave.store(true, Ordering::Relaxed);
-        self.thread
-            .join()
-            .map_err(|_| "the receiving thread panicked".to_owned())?
+        let mut all = Received::default();
+        for thread in self.threads {
+            let received = thread
+                .join()
+                .map_err(|_| "a receiving thread panicked".to_owned())?;
+            all.merge(received?);
+        }
+        Ok(all)
     }
 }
 

@@ -57,7 +57,7 @@ impl Report {
                 &format!("s{}", per_million.unwrap_or_default()),
             );
             let before = count(cost.before.resident_kib);
-            let each = cost.kib_per_subscriber(self.subscribers);
+            let each = cost.kib_per_subscriber(self.plan.subscribers);
             let each = each.map(|kib| format!(", {before} before subscribers: {kib:.1} KiB each"));
             line(
                 "memory",
@@ -72,7 +72,7 @@ impl Report {
 
     fn heading(&self) -> String {
         let plan = &self.plan;
-        let (subscribers, channels) = (self.subscribers as u64, plan.channels.count as u64);
+        let (subscribers, channels) = (self.plan.subscribers as u64, plan.channels.count as u64);
         let listeners = format!(
             "{} on {}",
             some(subscribers, "subscriber"),

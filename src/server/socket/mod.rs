@@ -6,6 +6,7 @@
 
 mod decoder;
 mod handshake;
+mod heartbeat;
 mod publishing;
 
 use std::io::{self, Read};
@@ -22,6 +23,7 @@ use crate::journal::Journal;
 use crate::manager::{Client, ConnectionManager, End};
 use crate::protocol::{Channel, ClientFrame, FrameError, ServerFrame};
 use decoder::{Decoder, Heard};
+use heartbeat::{Beat, Heartbeat};
 use publishing::Publishing;
 
 /// How long the peer may take to close its side once everything is said.
@@ -135,26 +137,20 @@ struct Session<'a> {
     publishing: Publishing,
     /// The decoder may hold frames that the socket will not announce again.
     unread: bool,
-    next_ping: Instant,
-    /// When the client counts as dead unless it says something.
-    pong_due: Option<Instant>,
-    pings: u64,
+    heartbeat: Heartbeat,
 }
 
 impl<'a> Session<'a> {
     fn new(sockets: &'a Sockets, client: &'a Arc<Client>, early: Vec<u8>) -> Self {
-        let mut session = Self {
+        let limits = &sockets.limits;
+        Self {
             sockets,
             client,
             unread: !early.is_empty(),
-            decoder: Decoder::new(early, sockets.limits.max_body_bytes.saturating_mul(2)),
-            publishing: Publishing::new(Arc::clone(client), sockets.limits.max_in_flight),
-            next_ping: Instant::now(),
-            pong_due: None,
-            pings: 0,
-        };
-        session.schedule_ping();
-        session
+            decoder: Decoder::new(early, limits.max_body_bytes.saturating_mul(2)),
+            publishing: Publishing::new(Arc::clone(client), limits.max_in_flight),
+            heartbeat: Heartbeat::new(client.id, limits),
+        }
     }
 
     #[inline(never)]
@@ -222,11 +218,10 @@ impl<'a> Session<'a> {
     }
 
     fn timeout(&self, congested: bool, journal_has_room: bool) -> Duration {
-        let now = Instant::now();
         let mut until = self
-            .pong_due
-            .map_or(self.next_ping, |due| due.min(self.next_ping))
-            .saturating_duration_since(now);
+            .heartbeat
+            .due()
+            .saturating_duration_since(Instant::now());
         if congested {
             until = until.min(
                 self.sockets
@@ -266,8 +261,7 @@ impl<'a> Session<'a> {
                     break;
                 }
             }
-            // Whatever a client says shows that it is there.
-            self.pong_due = None;
+            self.heartbeat.heard();
         }
         self.publishing.submit(&self.sockets.journal);
         here
@@ -300,41 +294,18 @@ impl<'a> Session<'a> {
 
     /// Pings when it is time, and gives up a client that has not been heard of since.
     fn keep_alive(&mut self, may_read: bool) {
-        let now = Instant::now();
-        // Nobody is blamed for silence while the server itself does not read, or for a pong
-        // that cannot come because the ping is not out.
         let patient = !may_read || self.client.is_congested();
-        if self.pong_due.is_some_and(|due| due <= now) {
-            if patient {
-                self.pong_due = Some(now + self.sockets.limits.pong_timeout);
-            } else if !self.client.is_finishing() {
-                log::info!(
-                    "client {} from {} answered no ping and is given up",
-                    self.client.id,
-                    self.client.peer
-                );
+        match self.heartbeat.beat(Instant::now(), patient) {
+            Beat::Nothing => {}
+            Beat::Ping => self.client.reply(Chunk::ping(b"")),
+            Beat::Dead => {
+                let (id, peer) = (self.client.id, self.client.peer);
+                log::info!("client {id} from {peer} answered no ping and is given up");
                 self.leave(|client| {
-                    client.finish(CloseCode::TryAgainLater, "no pong: reconnect with `since`")
+                    client.finish(CloseCode::TryAgainLater, "no pong: reconnect with `since`");
                 });
             }
         }
-        if self.next_ping <= now {
-            if !patient && self.pong_due.is_none() {
-                self.client.reply(Chunk::ping(b""));
-                self.pong_due = Some(now + self.sockets.limits.pong_timeout);
-            }
-            self.schedule_ping();
-        }
-    }
-
-    /// Give or take a tenth, so that clients who came together are not pinged together.
-    fn schedule_ping(&mut self) {
-        self.pings += 1;
-        // Fibonacci hashing: any two clients, and any two pings of one, fall far apart.
-        let spread =
-            (self.client.id.wrapping_add(self.pings)).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
-        let share = 0.9 + 0.2 * (spread as f64 / f64::from(u32::MAX));
-        self.next_ping = Instant::now() + self.sockets.limits.ping_interval.mul_f64(share);
     }
 }
 

@@ -1,0 +1,118 @@
+//! What publishers publish, and when.
+
+use std::net::SocketAddr;
+
+use super::Via;
+use super::connect::Channels;
+use super::latency::Clock;
+
+/// Every content starts with the time of its publish call in so many decimal digits
+/// (nanoseconds since the run's start: enough for eleven days).
+pub(super) const STAMP_DIGITS: usize = 15;
+
+/// What all publishers of a run are to do.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Plan {
+    pub(super) address: SocketAddr,
+    pub(super) channels: Channels,
+    pub(super) publishers: usize,
+    pub(super) via: Via,
+    pub(super) in_flight: usize,
+    /// Messages per second, all publishers together; `None` for as fast as answers come.
+    pub(super) rate: Option<f64>,
+    pub(super) subscribers: usize,
+    /// Messages that subscribers may be behind, on average, before publishers pause.
+    pub(super) max_behind: Option<u64>,
+    pub(super) content_bytes: usize,
+    pub(super) clock: Clock,
+}
+
+/// The times at which one publisher may publish.
+#[derive(Debug)]
+pub(super) struct Schedule {
+    /// `None`: at any time.
+    gap: Option<f64>,
+    first: f64,
+    sent: u64,
+}
+
+impl Schedule {
+    /// Publisher `index` of the plan takes every so-manieth slot, so that together they keep the rate.
+    pub(super) fn new(plan: &Plan, index: usize) -> Self {
+        let slot = plan.rate.map(|rate| 1e9 / rate);
+        let start = plan.clock.now() as f64;
+        Self {
+            gap: slot.map(|slot| slot * plan.publishers as f64),
+            first: start + slot.unwrap_or_default() * index as f64,
+            sent: 0,
+        }
+    }
+
+    /// When the next message is due, on the run's clock.
+    pub(super) fn due(&self) -> u64 {
+        self.gap
+            .map_or(0, |gap| (self.first + gap * self.sent as f64) as u64)
+    }
+
+    pub(super) fn count(&mut self) {
+        self.sent += 1;
+    }
+}
+
+/// The content of a message but for its stamp.
+pub(super) fn filler(content_bytes: usize) -> String {
+    "x".repeat(content_bytes - STAMP_DIGITS)
+}
+
+/// Writes a time as decimal digits over `digits`.
+pub(super) fn stamp(digits: &mut [u8], time: u64) {
+    let mut rest = time;
+    for digit in digits.iter_mut().rev() {
+        *digit = b'0' + (rest % 10) as u8;
+        rest /= 10;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stamp_is_the_time_in_decimal_digits() {
+        let mut digits = *b"xxxxxxxxxxxxxxx";
+        stamp(&mut digits, 1_234_567_890);
+        assert_eq!(&digits, b"000001234567890");
+    }
+
+    #[test]
+    fn publishers_share_the_rate_in_turn() {
+        let plan = Plan {
+            address: SocketAddr::from(([127, 0, 0, 1], 1)),
+            channels: Channels { count: 1 },
+            publishers: 4,
+            via: Via::Http,
+            in_flight: 1,
+            rate: Some(20.0),
+            subscribers: 0,
+            max_behind: None,
+            content_bytes: 200,
+            clock: Clock::start(),
+        };
+        let mut due = Vec::new();
+        for index in 0..4 {
+            let mut schedule = Schedule {
+                first: 5e7 * index as f64,
+                ..Schedule::new(&plan, index)
+            };
+            for _ in 0..5 {
+                due.push(schedule.due());
+                schedule.count();
+            }
+        }
+        due.sort_unstable();
+        assert_eq!(
+            due,
+            (0..20).map(|slot| slot * 50_000_000).collect::<Vec<_>>()
+        );
+    }
+}
