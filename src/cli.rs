@@ -255,7 +255,8 @@ fn serve(flags: Serve) -> ExitCode {
         .with_module_level("tiny_http", foreign)
         .with_utc_timestamps()
         .with_threads(true);
-    if let Err(error) = logger.init() {
+    log::set_max_level(logger.max_level());
+    if let Err(error) = log::set_boxed_logger(Box::new(Unheard(logger))) {
         return fail(&format!("cannot log: {error}"));
     }
     // Before anything is started, so that no signal finds the server half made.
@@ -283,6 +284,22 @@ fn serve(flags: Serve) -> ExitCode {
     );
     server.shutdown();
     ExitCode::SUCCESS
+}
+
+/// simple_logger panics when standard error is closed (`threadcast 2>&1 | head`): nobody
+/// listening must not end a thread.
+struct Unheard(simple_logger::SimpleLogger);
+
+impl log::Log for Unheard {
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        self.0.enabled(metadata)
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.0.log(record)));
+    }
+
+    fn flush(&self) {}
 }
 
 /// Registered first, this acts last: the flag is still false when the first signal comes.

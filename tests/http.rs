@@ -238,7 +238,8 @@ fn lengths_that_can_be_read_in_two_ways_are_refused() {
     let length = |value: &str| post(&format!("Content-Length: {value}\r\n"), MESSAGE);
     let coding = |value: &str| post(&format!("Transfer-Encoding: {value}\r\n"), "0\r\n\r\n");
     let both = "Content-Length: 50\r\nTransfer-Encoding: chunked\r\n";
-    let old = post_chunked("0\r\n\r\n").replace("HTTP/1.1", "HTTP/1.0");
+    let whole = chunks(MESSAGE, 50) + "0\r\n\r\n";
+    let old = post_chunked(&whole).replace("HTTP/1.1", "HTTP/1.0");
     check_all(shapes! {
         "two lengths": post("Content-Length: 50\r\nContent-Length: 49\r\n", MESSAGE) => 400 Closes;
         "one length twice": post("Content-Length: 50\r\nContent-Length: 50\r\n", MESSAGE) => 400 Closes;
@@ -249,7 +250,7 @@ fn lengths_that_can_be_read_in_two_ways_are_refused() {
         "hex": length("0x32") => 400 Closes;
         "empty": length("") => 400 Closes;
         "over 64 bits": length("18446744073709551666") => 400 | 413 Closes;
-        "length and chunks": post(both, "0\r\n\r\n") => 400 Closes;
+        "length and chunks": post(both, &whole) => 400 Closes;
         "chunks in HTTP/1.0": old => 400 Closes;
         "gzip": coding("gzip") => 501 Closes;
         "gzip, chunked": coding("gzip, chunked") => 501 Closes;
@@ -351,6 +352,7 @@ fn chunked_bodies_are_read_as_their_senders_cut_them() {
         "LF after the size": bad("5\nhello") => 400 Closes;
         "LF in an extension": bad("5;a\nhello") => 400 Closes;
         "more than its size": bad("3\r\nhello") => 400 Closes;
+        "LF after a trailer": post_chunked(&format!("{pieces}0\r\nX-Sum: 1\n\r\n")) => 400 Closes;
         "LF after the data": post_chunked("5\r\nhello\n0\r\n\r\n") => 400 Closes;
     });
 }
@@ -463,6 +465,18 @@ fn a_body_too_large_is_refused_before_it_is_sent() {
             http.closed(),
             "{headers}: where would the next request begin?"
         );
+    }
+}
+
+#[test]
+fn a_client_that_sends_all_of_a_body_too_large_still_reads_its_refusal() {
+    let server = TestServer::start();
+    let body = "x".repeat(32 * MAX_BODY);
+    for bytes in [post_sized(&body), post_chunked(&chunks(&body, 50_000))] {
+        let mut http = server.http();
+        http.send(bytes);
+        assert_eq!(http.response(false).status, 413);
+        assert!(http.closed());
     }
 }
 

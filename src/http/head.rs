@@ -33,8 +33,18 @@ impl Head {
     /// Where the head at the start of `bytes` ends; `None` when more bytes are needed.
     ///
     /// # Errors
-    /// 400 for a line that does not end with CRLF, as soon as it is there.
+    /// 400 for a first byte that no method has, or a line that does not end with CRLF, as soon
+    /// as it is there.
     pub fn end(bytes: &[u8]) -> Result<Option<usize>, Problem> {
+        if bytes
+            .first()
+            .is_some_and(|first| !first.is_ascii_graphic() && *first != b'\r')
+        {
+            return Err(Problem::new(
+                400,
+                "this is not HTTP; is it TLS? Connect with http:// or ws://",
+            ));
+        }
         let mut line = 0;
         while let Some(at) = bytes[line..].iter().position(|byte| *byte == b'\n') {
             let end = line + at;
@@ -65,7 +75,7 @@ impl Head {
             Ok(httparse::Status::Partial) => {
                 return Err(Problem::new(400, "the request head is incomplete"));
             }
-            Err(error) => return Err(malformed(error)),
+            Err(error) => return Err(malformed(error, bytes)),
         }
         let method = request.method.unwrap_or_default();
         let is_1_0 = request.version == Some(0);
@@ -136,13 +146,21 @@ impl Head {
 
     /// RFC 9112, section 3.2: a request without exactly one `Host` is answered 400.
     fn check_host(&self) -> Result<(), Problem> {
-        match self.all("host").count() {
-            1 => Ok(()),
-            0 if self.is_1_0 => Ok(()),
-            0 => Err(Problem::new(400, "the `Host` header is missing")),
-            more => Err(Problem::new(
+        let hosts: Vec<&str> = self.all("host").collect();
+        match hosts[..] {
+            [host] if host.bytes().all(is_host) => Ok(()),
+            [host] => Err(Problem::new(
                 400,
-                format!("there are {more} `Host` headers; exactly one is required"),
+                format!("the `Host` header {host:?} is not a host and port"),
+            )),
+            [] if self.is_1_0 => Ok(()),
+            [] => Err(Problem::new(400, "the `Host` header is missing")),
+            _ => Err(Problem::new(
+                400,
+                format!(
+                    "there are {} `Host` headers; exactly one is required",
+                    hosts.len()
+                ),
             )),
         }
     }
@@ -240,15 +258,20 @@ fn target(method: &str, target: &str) -> Result<String, Problem> {
     Ok(ascii)
 }
 
-fn malformed(error: httparse::Error) -> Problem {
+fn malformed(error: httparse::Error, head: &[u8]) -> Problem {
     match error {
         httparse::Error::TooManyHeaders => Problem::new(
             431,
             format!("the request has more than {MAX_HEADERS} headers"),
         ),
-        httparse::Error::Version => Problem::new(
+        // Also what httparse says of a target with a space in it.
+        httparse::Error::Version if has_version(head) => Problem::new(
             505,
             "the HTTP version is not supported; HTTP/1.0 and HTTP/1.1 are",
+        ),
+        httparse::Error::Token | httparse::Error::Version => Problem::new(
+            400,
+            "the request line is malformed: a method, a target without spaces and a version",
         ),
         httparse::Error::HeaderName => Problem::new(
             400,
@@ -257,12 +280,20 @@ fn malformed(error: httparse::Error) -> Problem {
         httparse::Error::HeaderValue => {
             Problem::new(400, "a header's value has a control character")
         }
-        httparse::Error::Token => Problem::new(
-            400,
-            "the request line is malformed: a method, a target and a version",
-        ),
         other => Problem::new(400, format!("the request head is malformed: {other}")),
     }
+}
+
+/// Whether the request line has three parts, the last of which is some HTTP version.
+fn has_version(head: &[u8]) -> bool {
+    let line = head.split(|byte| *byte == b'\r').next().unwrap_or_default();
+    let parts: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
+    matches!(parts[..], [_, _, version] if version.starts_with(b"HTTP/"))
+}
+
+/// The characters of a host and port (RFC 3986, section 3.2.2).
+fn is_host(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:[]".contains(&byte)
 }
 
 #[cfg(test)]

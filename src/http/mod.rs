@@ -6,6 +6,7 @@
 mod body;
 mod head;
 mod incoming;
+mod linger;
 mod problem;
 mod reply;
 mod target;
@@ -13,6 +14,7 @@ mod target;
 pub use body::Framing;
 pub use head::Head;
 pub use incoming::{Incoming, Received};
+pub use linger::linger;
 pub use problem::{Problem, reason_phrase};
 pub use reply::Reply;
 pub use target::{percent_decode, query_pairs};

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
@@ -84,7 +85,7 @@ impl Broadcast {
         }
         *waiting += bytes;
         drop(waiting);
-        // The thread outlives its senders.
+        // The thread ends after its senders.
         let _ = self.frames.send(batch);
     }
 }
@@ -105,13 +106,20 @@ impl FanOut {
             while let Ok(batch) = self.frames.try_recv() {
                 merged.add(batch);
             }
-            for (channel, frames) in &merged.channels {
-                for chunk in chunks(frames) {
-                    self.manager.broadcast(channel, &chunk);
-                }
+            // The journal waits for the bytes below: a bug must not keep them.
+            if catch_unwind(AssertUnwindSafe(|| self.offer(&merged))).is_err() {
+                log::error!("a bug in the fan-out: messages were stored and not delivered");
             }
             *self.waiting.lock() -= merged.bytes;
             self.waiting.fewer.notify_all();
+        }
+    }
+
+    fn offer(&self, merged: &Merged) {
+        for (channel, frames) in &merged.channels {
+            for chunk in chunks(frames) {
+                self.manager.broadcast(channel, &chunk);
+            }
         }
     }
 }

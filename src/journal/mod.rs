@@ -190,7 +190,13 @@ impl Sequencer {
                     self.orders.try_recv().ok()
                 };
             }
-            self.commit(batch);
+            let bytes = batch.bytes;
+            // A bug here must not leave a server that refuses everything for ever: this batch's
+            // publishers hear 500, the next batch is tried.
+            if catch_unwind(AssertUnwindSafe(|| self.commit(batch))).is_err() {
+                log::error!("a bug in the journal: a batch was lost before its answer");
+            }
+            self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
             if stopping {
                 return;
             }
@@ -232,7 +238,6 @@ impl Sequencer {
             let _ = catch_unwind(AssertUnwindSafe(|| done(outcome)));
             first += count;
         }
-        self.queued_bytes.fetch_sub(batch.bytes, Ordering::Relaxed);
     }
 
     fn log_changes(&mut self, error: Option<&Error>) {

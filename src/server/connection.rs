@@ -1,16 +1,16 @@
 //! One accepted connection: requests are read whole, under limits and deadlines; then a
 //! WebSocket stays on this thread, everything else goes over the relay.
 
-use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::io::Write;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::connections::Admitted;
 use super::relay::Relay;
 use super::socket::{Sockets, wanted_channel};
 use crate::config::Limits;
-use crate::http::{Framing, Head, Incoming, Problem, Received, Reply};
+use crate::http::{Framing, Head, Incoming, Problem, Received, Reply, linger};
 use crate::protocol::Channel;
 
 /// How long a refused client may go on sending before its connection is cut.
@@ -36,7 +36,7 @@ pub(super) fn serve(door: &Door, stream: &Arc<TcpStream>, peer: SocketAddr, admi
         incoming: Incoming::default(),
     };
     if let Ended::Unread = connection.run() {
-        linger(stream);
+        linger(stream, LINGER);
     }
 }
 
@@ -165,25 +165,5 @@ fn refuse(mut stream: &TcpStream, peer: SocketAddr, problem: Problem) -> Ended {
     match stream.write_all(&Reply::from(problem).into_last_bytes()) {
         Ok(()) => Ended::Unread,
         Err(_) => Ended::Gone,
-    }
-}
-
-/// Lets the client read the last answer: closing with unread bytes would reset the
-/// connection and could take the answer with it.
-#[inline(never)]
-fn linger(mut stream: &TcpStream) {
-    let deadline = Instant::now() + LINGER;
-    if stream.shutdown(Shutdown::Write).is_err() {
-        return;
-    }
-    let mut dropped = [0; 1024];
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero()
-            || stream.set_read_timeout(Some(left)).is_err()
-            || !matches!(stream.read(&mut dropped), Ok(1..))
-        {
-            return;
-        }
     }
 }

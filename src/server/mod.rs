@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::config::{Config, Limits};
+use crate::config::{Config, Database, Limits};
 use crate::error::{Error, Result};
 use crate::frame::CloseCode;
 use crate::journal::Journal;
@@ -26,11 +26,14 @@ use socket::Sockets;
 
 pub use rest::{ROUTES, Route};
 
-/// Descriptors that are not connections: the database, the listener, the relay's two ends.
-const OWN_DESCRIPTORS: u64 = 64;
+/// Descriptors that are not connections: standard streams, database, listener, wake handles.
+const OWN_DESCRIPTORS: usize = 32;
 
 /// Descriptors of one WebSocket: its socket and its wake handle.
-const DESCRIPTORS_PER_CONNECTION: u64 = 2;
+const DESCRIPTORS_PER_CLIENT: usize = 2;
+
+/// The part of all descriptors that requests in hand may take, as a divisor.
+const REST_SHARE: usize = 4;
 
 /// A running server. Only [`Self::shutdown`] ends it; one that is dropped runs on.
 ///
@@ -78,7 +81,7 @@ impl Server {
             .local_addr()
             .map_err(Error::system("read the listener's address"))?;
         let (writer, reader) = store::open(&config)?;
-        let head = reader.head()?;
+        let head = reader.head().map_err(|error| unreadable(&config, error))?;
         let outbox = OutboxLimits {
             chunks: limits.max_outbox_chunks,
             bytes: limits.max_outbox_bytes,
@@ -89,7 +92,8 @@ impl Server {
             .map_err(Error::system("start a thread"))?;
         let journal = Arc::new(journal);
         let rest = Rest::start(Arc::clone(&journal), Arc::clone(&manager), reader, limits)?;
-        let connections = Connections::new(max_connections(limits));
+        let capacity = Capacity::of_this_process(limits);
+        let connections = Connections::new(capacity.connections);
         let open_door = |relay| {
             let sockets = Sockets {
                 manager: Arc::clone(&manager),
@@ -103,7 +107,7 @@ impl Server {
             });
             Listener::start(socket, door, Arc::clone(&connections))
         };
-        let relay = Relay::new(rest.socket(), limits.max_rest_requests);
+        let relay = Relay::new(rest.socket(), capacity.rest_requests);
         match relay.and_then(open_door) {
             Ok(listener) => Ok(Self {
                 address,
@@ -164,24 +168,47 @@ impl Server {
     }
 }
 
-/// What the configuration asks for, or what the machine's descriptors allow.
-fn max_connections(limits: &Limits) -> usize {
-    let descriptors = raise_descriptor_limit();
-    let own = OWN_DESCRIPTORS + 4 * limits.max_rest_requests as u64;
-    let allowed = usize::try_from(descriptors.saturating_sub(own) / DESCRIPTORS_PER_CONNECTION)
-        .unwrap_or(usize::MAX)
-        .max(1);
-    if allowed < limits.max_connections {
-        log::info!(
-            "{allowed} connections at most, not {}: the process may have {descriptors} descriptors (see ulimit -n)",
-            limits.max_connections
-        );
+/// What the configuration asks for, as far as the machine's descriptors go.
+struct Capacity {
+    connections: usize,
+    rest_requests: usize,
+}
+
+impl Capacity {
+    fn of_this_process(limits: &Limits) -> Self {
+        let descriptors = raise_descriptor_limit();
+        let rest_requests = (descriptors / REST_SHARE / relay::DESCRIPTORS_PER_CONNECTION)
+            .clamp(1, limits.max_rest_requests.max(1));
+        let relayed = rest_requests + relay::READ_CONNECTIONS.min(rest_requests);
+        let own = OWN_DESCRIPTORS + relay::DESCRIPTORS_PER_CONNECTION * relayed;
+        let connections = (descriptors.saturating_sub(own) / DESCRIPTORS_PER_CLIENT)
+            .clamp(1, limits.max_connections.max(1));
+        if connections < limits.max_connections {
+            log::info!(
+                "{connections} connections at most, not {}: the process may have {descriptors} descriptors (see ulimit -n)",
+                limits.max_connections
+            );
+        }
+        Self {
+            connections,
+            rest_requests,
+        }
     }
-    allowed.min(limits.max_connections)
+}
+
+/// A store that cannot be read at the start, by the name of its file.
+fn unreadable(config: &Config, error: Error) -> Error {
+    match &config.database {
+        Database::File(path) => Error::Database {
+            path: path.clone(),
+            reason: error.to_string(),
+        },
+        Database::Memory => error,
+    }
 }
 
 /// Asks for as many descriptors as the process may have, and returns how many that are.
-fn raise_descriptor_limit() -> u64 {
+fn raise_descriptor_limit() -> usize {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
@@ -193,5 +220,7 @@ fn raise_descriptor_limit() -> u64 {
     } else {
         limit.current
     };
-    current.unwrap_or(u64::MAX)
+    current
+        .and_then(|limit| usize::try_from(limit).ok())
+        .unwrap_or(usize::MAX)
 }

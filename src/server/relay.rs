@@ -30,12 +30,15 @@ const RELAYED: [&str; 7] = [
     "origin",
 ];
 
+/// Descriptors that each connection takes: the relay's end and tiny_http's, which it has twice.
+pub(super) const DESCRIPTORS_PER_CONNECTION: usize = 3;
+
 /// Time for the REST thread to answer on a new connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Connections that publishers leave alone, so that the server can be asked how it is while
 /// every other request waits for a commit.
-const READ_CONNECTIONS: usize = 4;
+pub(super) const READ_CONNECTIONS: usize = 4;
 
 /// The connections to the request loop. Their number bounds the requests in hand.
 pub(super) struct Relay {
@@ -82,7 +85,8 @@ impl Relay {
             }
             Ok(Pool { free, give_back })
         };
-        let (shared, reading) = (pool(connections.max(1))?, pool(READ_CONNECTIONS)?);
+        let connections = connections.max(1);
+        let (shared, reading) = (pool(connections)?, pool(READ_CONNECTIONS.min(connections))?);
         Ok(Self {
             socket: Mutex::new(socket),
             shared,
@@ -226,9 +230,11 @@ fn read_answer(connection: &mut UnixStream, head_only: bool) -> io::Result<Vec<u
             }
             return Ok(bytes);
         }
-        match connection.read(&mut room)? {
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            n => bytes.extend_from_slice(&room[..n]),
+        match connection.read(&mut room) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(n) => bytes.extend_from_slice(&room[..n]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
         }
     }
 }

@@ -15,6 +15,10 @@ const VERSION: i64 = 1;
 /// The first bytes of every SQLite file (sqlite.org/fileformat2.html, section 1.3.1).
 const MAGIC: &[u8] = b"SQLite format 3\0";
 
+/// Length of a file's header, and where it has the version (section 1.3).
+const HEADER_BYTES: u64 = 100;
+const USER_VERSION: std::ops::Range<usize> = 60..64;
+
 const COLUMNS: [&str; 8] = [
     "id",
     "channel_id",
@@ -65,13 +69,21 @@ fn check_file(path: &Path) -> Result<(), String> {
     }
     let mut start = Vec::new();
     let file = fs::File::open(path).map_err(|error| error.to_string())?;
-    file.take(MAGIC.len() as u64)
+    file.take(HEADER_BYTES)
         .read_to_end(&mut start)
         .map_err(|error| error.to_string())?;
-    if !start.is_empty() && start != MAGIC {
+    if !start.is_empty() && !start.starts_with(MAGIC) {
         return Err("it is not a SQLite database; name another file with --db".to_owned());
     }
-    Ok(())
+    // Before SQLite opens it, which would replay what a crash left beside a newer file.
+    match start.get(USER_VERSION) {
+        Some(bytes) => check_version(
+            bytes
+                .iter()
+                .fold(0, |version, byte| version << 8 | i64::from(*byte)),
+        ),
+        None => Ok(()),
+    }
 }
 
 fn check_directory(path: &Path) -> Result<(), String> {
@@ -87,11 +99,7 @@ fn check_content(connection: &Connection) -> Result<(), String> {
     let version: i64 = connection
         .pragma_query_value(None, "user_version", |row| row.get(0))
         .map_err(|error| explain(&error))?;
-    if version > VERSION {
-        return Err(format!(
-            "its version is {version}, this program knows up to {VERSION}; use a newer threadcast"
-        ));
-    }
+    check_version(version)?;
     let columns = names(connection, "SELECT name FROM pragma_table_info('messages')")?;
     if columns.is_empty() {
         let tables = names(
@@ -105,15 +113,46 @@ fn check_content(connection: &Connection) -> Result<(), String> {
             )),
         };
     }
-    match COLUMNS
+    if let Some(column) = COLUMNS
         .iter()
         .find(|column| !columns.iter().any(|name| name == *column))
     {
+        return Err(format!(
+            "it belongs to another program: its table `messages` has no column `{column}`"
+        ));
+    }
+    // AUTOINCREMENT is only there on an INTEGER PRIMARY KEY of a table with rowids.
+    let ours = names(
+        connection,
+        "SELECT name FROM sqlite_schema WHERE type = 'table' AND name = 'messages'
+         AND sql LIKE '%AUTOINCREMENT%'
+         AND (SELECT name FROM pragma_table_info('messages') WHERE pk = 1) = 'id'",
+    )?;
+    if ours.is_empty() {
+        return Err("it belongs to another program: the `id` of its `messages` is no INTEGER PRIMARY KEY AUTOINCREMENT".to_owned());
+    }
+    let required = names(
+        connection,
+        "SELECT name FROM pragma_table_info('messages') WHERE \"notnull\" AND dflt_value IS NULL AND pk = 0",
+    )?;
+    match required
+        .iter()
+        .find(|name| !COLUMNS.contains(&name.as_str()))
+    {
         None => Ok(()),
         Some(column) => Err(format!(
-            "it belongs to another program: its table `messages` has no column `{column}`"
+            "it belongs to another program: its `messages` requires a `{column}`"
         )),
     }
+}
+
+fn check_version(version: i64) -> Result<(), String> {
+    if version > VERSION {
+        return Err(format!(
+            "its version is {version}, this program knows up to {VERSION}; use a newer threadcast"
+        ));
+    }
+    Ok(())
 }
 
 fn create(connection: &mut Connection) -> rusqlite::Result<()> {

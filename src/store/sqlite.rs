@@ -16,6 +16,10 @@ use crate::protocol::{Channel, Draft, Message, MessageId};
 /// How long a commit waits for another program that has the file locked.
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Read-only connections made at the start, one for each thread that serves history: reading
+/// goes on when the process has no descriptor left.
+const READERS: usize = 2;
+
 const INSERT: &str =
     "INSERT INTO messages (channel_id, author, content, timestamp, lane, provider, token_count)
      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
@@ -41,6 +45,12 @@ pub(super) fn open(path: &Path, sync: Sync) -> Result<(SqliteWriter, Arc<SqliteR
         idle: Mutex::default(),
         totals: Mutex::default(),
     });
+    for _ in 0..READERS {
+        let reader = readers
+            .connect()
+            .map_err(|error| refused(error.to_string()))?;
+        readers.idle().push(reader);
+    }
     Ok((
         SqliteWriter {
             connection,
@@ -96,7 +106,8 @@ impl Writer for SqliteWriter {
     }
 }
 
-/// Read-only connections, opened as needed; as many stay as ever read at the same time.
+/// Read-only connections: [`READERS`] from the start, more as needed; as many stay as ever
+/// read at the same time.
 pub(super) struct SqliteReader {
     path: PathBuf,
     idle: Mutex<Vec<Connection>>,
@@ -113,16 +124,20 @@ impl SqliteReader {
         let idle = self.idle().pop();
         let connection = match idle {
             Some(connection) => connection,
-            None => {
-                let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-                let connection = Connection::open_with_flags(&self.path, flags)?;
-                connection.busy_timeout(BUSY_TIMEOUT)?;
-                connection
-            }
+            None => self.connect()?,
         };
-        let result = work(&connection)?;
+        let result = work(&connection);
         self.idle().push(connection);
-        Ok(result)
+        Ok(result?)
+    }
+
+    fn connect(&self) -> rusqlite::Result<Connection> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(&self.path, flags)?;
+        connection.busy_timeout(BUSY_TIMEOUT)?;
+        // SQLite opens the rest of its files with the first read.
+        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
+        Ok(connection)
     }
 
     /// The counts, brought up to date. The first call reads the whole table.

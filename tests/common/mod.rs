@@ -318,7 +318,7 @@ impl Http {
     /// Reads once; `false` at the end of the connection.
     fn fill(&mut self) -> bool {
         let mut bytes = [0; 65536];
-        match self.stream.read(&mut bytes) {
+        match uninterrupted(|| self.stream.read(&mut bytes)) {
             Ok(0) => false,
             Ok(n) => {
                 self.buffer.extend_from_slice(&bytes[..n]);
@@ -372,10 +372,21 @@ impl Ws {
     /// The next text frame as JSON; pings are answered and skipped.
     pub fn next(&mut self) -> Value {
         loop {
-            match self.socket.read().expect("a frame before the deadline") {
+            match self.read().expect("a frame before the deadline") {
                 Message::Text(text) => return serde_json::from_str(&text).expect("JSON"),
                 Message::Ping(_) | Message::Pong(_) => {}
                 other => panic!("a text frame was expected, not {other:?}"),
+            }
+        }
+    }
+
+    /// Reads a frame. Another test's child that ends may interrupt a wait.
+    pub fn read(&mut self) -> tungstenite::Result<Message> {
+        loop {
+            match self.socket.read() {
+                Err(tungstenite::Error::Io(error))
+                    if error.kind() == std::io::ErrorKind::Interrupted => {}
+                result => return result,
             }
         }
     }
@@ -390,11 +401,21 @@ impl Ws {
     /// Reads until the server closes and returns its code, `None` when it closed without one.
     pub fn close_code(&mut self) -> Option<u16> {
         loop {
-            match self.socket.read() {
+            match self.read() {
                 Ok(Message::Close(frame)) => return frame.map(|frame| frame.code.into()),
                 Ok(_) => {}
                 Err(error) => panic!("the connection ended without a close frame: {error}"),
             }
+        }
+    }
+}
+
+/// Repeats a system call that a signal cut short.
+fn uninterrupted<T>(mut call: impl FnMut() -> std::io::Result<T>) -> std::io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            result => return result,
         }
     }
 }

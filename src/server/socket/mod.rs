@@ -9,8 +9,8 @@ mod handshake;
 mod heartbeat;
 mod publishing;
 
-use std::io::{self, Read};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::io;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::config::Limits;
 use crate::frame::{Chunk, CloseCode};
-use crate::http::{Head, Problem};
+use crate::http::{Head, Problem, linger};
 use crate::journal::Journal;
 use crate::manager::{Client, ConnectionManager, End};
 use crate::protocol::{Channel, ClientFrame, FrameError, ServerFrame};
@@ -97,7 +97,7 @@ impl Sockets {
         drop(registered);
         log::debug!("client {} from {peer} ended: {end:?}", client.id);
         if end == Ended::Said {
-            linger(stream);
+            linger(stream, LINGER);
         }
         Ok(())
     }
@@ -328,24 +328,5 @@ fn timespec(duration: Duration) -> Timespec {
     Timespec {
         tv_sec: duration.as_secs() as i64,
         tv_nsec: i64::from(duration.subsec_nanos()),
-    }
-}
-
-/// Lets the peer read the last word: closing with unread bytes would reset the connection
-/// and could take the close frame with it.
-fn linger(mut stream: &TcpStream) {
-    let deadline = Instant::now() + LINGER;
-    let closed = stream
-        .shutdown(Shutdown::Write)
-        .and_then(|()| stream.set_nonblocking(false));
-    let mut dropped = [0; 1024];
-    while closed.is_ok() {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero()
-            || stream.set_read_timeout(Some(left)).is_err()
-            || !matches!(stream.read(&mut dropped), Ok(1..))
-        {
-            return;
-        }
     }
 }
