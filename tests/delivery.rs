@@ -260,6 +260,31 @@ fn a_subscriber_that_never_reads_does_not_keep_20000_messages_from_another() {
     }
 }
 
+/// Far from a full outbox, but its socket takes nothing: it would hold memory for ever.
+#[test]
+fn a_client_whose_socket_takes_no_byte_for_the_write_timeout_is_given_up() {
+    let server = TestServer::start_with(|config| {
+        config.limits.write_timeout = Duration::from_millis(300);
+        config.limits.max_outbox_bytes = 1 << 30;
+        config.limits.max_outbox_chunks = 1 << 16;
+    });
+    let mut stalled = server.subscribe("lab");
+    let mut http = server.http();
+    let content = "x".repeat(200_000);
+    let mut sent = 0;
+    while subscribers(&server) == 1 {
+        http.publish("lab", &content);
+        sent += 1;
+        assert!(sent < 1000, "the socket took 200 MB and more");
+    }
+    // What the socket had taken may still be read; then the connection is reset.
+    let mut heard = 0;
+    while let Ok(tungstenite::Message::Text(_)) = stalled.read() {
+        heard += 1;
+    }
+    assert!(heard < sent);
+}
+
 /// A server with a file and one with the ring in memory.
 fn both_stores() -> impl Iterator<Item = TestServer> {
     [TestServer::start as fn() -> TestServer, || {

@@ -452,10 +452,10 @@ fn several_can_read_history_when_no_descriptor_is_left() {
     leave_descriptors(&program, few);
     let page = HEALTH.replace("/api/health", "/api/messages?limit=2");
     for http in &mut early {
-        http.send(page.repeat(60));
+        http.send(page.repeat(20));
     }
     for http in &mut early {
-        for _ in 0..60 {
+        for _ in 0..20 {
             let response = http.response(false);
             assert_eq!(response.status, 200, "{}", response.text());
         }

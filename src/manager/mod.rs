@@ -34,6 +34,8 @@ struct Inner {
     channels: HashMap<Channel, Clients>,
     connections: usize,
     last_id: u64,
+    /// Everybody was told to go: so is whoever still comes.
+    finishing: Option<(CloseCode, String)>,
 }
 
 impl ConnectionManager {
@@ -72,14 +74,17 @@ impl ConnectionManager {
             first,
             self.limits,
         )?);
-        let (subscribers, connections) = {
+        let (subscribers, connections, finishing) = {
             let mut inner = self.lock();
             inner.connections += 1;
             let connections = inner.connections;
             let clients = inner.channels.entry(channel).or_default();
             Arc::make_mut(clients).push(Arc::clone(&client));
-            (clients.len(), connections)
+            (clients.len(), connections, inner.finishing.clone())
         };
+        if let Some((code, reason)) = finishing {
+            client.finish(code, &reason);
+        }
         log::debug!(
             "client {id} from {peer} joined {:?}: {subscribers} there, {connections} in all",
             client.channel.as_str()
@@ -164,9 +169,14 @@ impl ConnectionManager {
         self.lock().connections
     }
 
-    /// Ends every client with this code, behind what waits in its outbox.
+    /// Ends every client with this code, behind what waits in its outbox, and every one that
+    /// still comes.
     pub fn finish_all(&self, code: CloseCode, reason: &str) {
-        let lists: Vec<Clients> = self.lock().channels.values().cloned().collect();
+        let lists: Vec<Clients> = {
+            let mut inner = self.lock();
+            inner.finishing = Some((code, reason.to_owned()));
+            inner.channels.values().cloned().collect()
+        };
         for client in lists.iter().flat_map(|clients| clients.iter()) {
             client.finish(code, reason);
         }

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::sockopt::set_socket_linger;
 
 use crate::config::Limits;
 use crate::frame::{Chunk, CloseCode};
@@ -96,8 +97,11 @@ impl Sockets {
         let end = session.run();
         drop(registered);
         log::debug!("client {} from {peer} ended: {end:?}", client.id);
-        if end == Ended::Said {
-            linger(stream, LINGER);
+        match end {
+            Ended::Said => linger(stream, LINGER),
+            Ended::Gone => {}
+            // What it did not take must not stay in the kernel's memory: reset, not close.
+            Ended::Stalled => drop(set_socket_linger(stream, Some(Duration::ZERO))),
         }
         Ok(())
     }
