@@ -6,12 +6,13 @@
 //! whole answers at once.
 
 mod call;
+mod directory;
 mod handlers;
 mod routes;
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
@@ -25,6 +26,7 @@ use crate::journal::Journal;
 use crate::manager::ConnectionManager;
 use crate::store::Reader;
 use call::Call;
+use directory::PrivateDirectory;
 pub use routes::{ROUTES, Route};
 
 /// Threads that read history; each may have one answer of [`Limits::max_page_bytes`] in hand.
@@ -52,7 +54,7 @@ impl Api {
 pub(super) struct Rest {
     http: Arc<tiny_http::Server>,
     threads: Vec<JoinHandle<()>>,
-    directory: PathBuf,
+    directory: PrivateDirectory,
 }
 
 impl Rest {
@@ -66,15 +68,14 @@ impl Rest {
         reader: Arc<dyn Reader>,
         limits: &Limits,
     ) -> Result<Self> {
-        let directory = private_directory().map_err(Error::system(
+        let directory = PrivateDirectory::new().map_err(Error::system(
             "make a private directory for the REST socket",
         ))?;
-        let http = tiny_http::Server::http_unix(&socket_path(&directory)).map_err(|error| {
-            Error::System {
+        let http =
+            tiny_http::Server::http_unix(&directory.socket()).map_err(|error| Error::System {
                 doing: "listen on the REST socket".to_owned(),
                 source: io::Error::other(error),
-            }
-        })?;
+            })?;
         let http = Arc::new(http);
         let (queries, work) = unbounded::<Box<dyn FnOnce() + Send>>();
         let api = Arc::new(Api {
@@ -112,7 +113,7 @@ impl Rest {
 
     /// Where the relay connects to.
     pub(super) fn socket(&self) -> PathBuf {
-        socket_path(&self.directory)
+        self.directory.socket()
     }
 
     /// Ends the loop. Blocks until the handlers in hand are through.
@@ -123,9 +124,6 @@ impl Rest {
             let _ = thread.join();
         }
         drop(self.http);
-        if let Err(error) = std::fs::remove_dir_all(&self.directory) {
-            log::warn!("{} stays behind: {error}", self.directory.display());
-        }
     }
 }
 
@@ -157,24 +155,4 @@ fn spawn(name: String, work: impl FnOnce() + Send + 'static) -> Result<JoinHandl
         .name(name)
         .spawn(work)
         .map_err(Error::system("start a thread"))
-}
-
-/// A fresh directory that nobody else may enter.
-fn private_directory() -> io::Result<PathBuf> {
-    use std::os::unix::fs::DirBuilderExt;
-    let mut attempt = 0;
-    loop {
-        let directory =
-            std::env::temp_dir().join(format!("threadcast-{}-{attempt}", std::process::id()));
-        match std::fs::DirBuilder::new().mode(0o700).create(&directory) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && attempt < 1000 => {
-                attempt += 1
-            }
-            result => return result.map(|()| directory),
-        }
-    }
-}
-
-fn socket_path(directory: &Path) -> PathBuf {
-    directory.join("rest")
 }
