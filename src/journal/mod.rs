@@ -12,9 +12,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, TryRecvError, unbounded};
+use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use crate::config::Limits;
 use crate::error::{Error, Result};
@@ -170,16 +169,9 @@ struct Batch {
 /// Bytes of drafts in one transaction, so that a batch of large ones stays short.
 const MAX_BATCH_BYTES: usize = 4 << 20;
 
-/// How long the journal stays awake after a commit, letting everybody else run, before it
-/// sleeps until the next draft.
-///
-/// Waking a processor that has gone idle costs more than a commit: with one publisher that
-/// waits for each answer this halves the time to the answer. Asleep it costs nothing.
-const AWAKE: Duration = Duration::from_micros(100);
-
 impl Sequencer {
     fn run(&mut self) {
-        while let Some(order) = self.next_order() {
+        while let Ok(order) = self.orders.recv() {
             let mut batch = Batch::default();
             let mut next = Some(order);
             let mut stopping = false;
@@ -209,19 +201,6 @@ impl Sequencer {
                 return;
             }
         }
-    }
-
-    /// Waits for an order; `None` when nobody can give one any more.
-    fn next_order(&self) -> Option<Order> {
-        let until = Instant::now() + AWAKE;
-        while Instant::now() < until {
-            match self.orders.try_recv() {
-                Ok(order) => return Some(order),
-                Err(TryRecvError::Disconnected) => return None,
-                Err(TryRecvError::Empty) => thread::yield_now(),
-            }
-        }
-        self.orders.recv().ok()
     }
 
     fn commit(&mut self, batch: Batch) {
