@@ -13,6 +13,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use log::LevelFilter;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
+use threadcast::config::Watch;
 use threadcast::{Config, Database, Error, Limits, Server, Sync};
 
 /// Exit code of a bad flag or value, as shells and clap have it.
@@ -83,6 +84,24 @@ struct Serve {
     /// Longest time a shutdown takes; a second signal ends at once
     #[arg(long, env = "THREADCAST_DRAIN", value_name = "DURATION", default_value = "5s", value_parser = duration)]
     drain: Duration,
+
+    /// Take a feed's state from a file (FEED=file:PATH, JSON) or a command (FEED=exec:COMMAND, JSON on
+    /// its standard output) while the feed has subscribers; repeatable, in the environment one a line
+    #[arg(
+        long,
+        env = "THREADCAST_WATCH",
+        value_name = "FEED=SOURCE",
+        value_delimiter = '\n'
+    )]
+    watch: Vec<Watch>,
+
+    /// Time between two looks at a watched source
+    #[arg(long, env = "THREADCAST_WATCH_INTERVAL", value_name = "DURATION", default_value = "2s", value_parser = duration)]
+    watch_interval: Duration,
+
+    /// Longest time a watched command may run; then it is killed with its children
+    #[arg(long, env = "THREADCAST_WATCH_TIMEOUT", value_name = "DURATION", default_value = "10s", value_parser = duration)]
+    watch_timeout: Duration,
 
     #[command(flatten)]
     limits: LimitFlags,
@@ -171,6 +190,10 @@ struct LimitFlags {
     /// REST requests worked on at once; further ones wait
     #[arg(long, env = "THREADCAST_MAX_REST_REQUESTS", value_name = "N", default_value = "32", value_parser = count)]
     max_rest_requests: usize,
+
+    /// Feeds that may have a state; one more is answered 422
+    #[arg(long, env = "THREADCAST_MAX_FEEDS", value_name = "N", default_value = "1000", value_parser = count)]
+    max_feeds: usize,
 }
 
 impl Serve {
@@ -187,6 +210,9 @@ impl Serve {
             SyncMode::Full => Sync::Full,
         };
         config.drain = self.drain;
+        config.watches = self.watch;
+        config.watch_interval = self.watch_interval;
+        config.watch_timeout = self.watch_timeout;
         config.limits = self.limits.limits();
         (config, self.log_level)
     }
@@ -213,6 +239,7 @@ impl LimitFlags {
         limits.max_page_bytes = self.max_page_bytes;
         limits.memory_bytes = self.memory_bytes;
         limits.max_rest_requests = self.max_rest_requests;
+        limits.max_feeds = self.max_feeds;
         limits
     }
 }

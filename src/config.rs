@@ -4,7 +4,10 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
+
+use crate::protocol::Feed;
 
 /// How a [`Server`](crate::Server) runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +33,21 @@ pub struct Config {
     /// Default 5 s.
     pub drain: Duration,
 
+    /// Feeds whose state comes from a file or a command.
+    ///
+    /// Default: none.
+    pub watches: Vec<Watch>,
+
+    /// Time between two looks at a watched source, while its feed has subscribers.
+    ///
+    /// Default 2 s, as in the second seed.
+    pub watch_interval: Duration,
+
+    /// Longest time that a watched command may run; then it is killed with its children.
+    ///
+    /// Default 10 s.
+    pub watch_timeout: Duration,
+
     /// Bounds on what clients may use.
     pub limits: Limits,
 }
@@ -41,8 +59,56 @@ impl Default for Config {
             database: Database::File(PathBuf::from("threadcast.db")),
             sync: Sync::default(),
             drain: Duration::from_secs(5),
+            watches: Vec::new(),
+            watch_interval: Duration::from_secs(2),
+            watch_timeout: Duration::from_secs(10),
             limits: Limits::default(),
         }
+    }
+}
+
+/// A feed and where its state comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Watch {
+    /// The feed.
+    pub feed: Feed,
+    /// What is looked at.
+    pub source: Source,
+}
+
+/// What a watcher looks at. Either gives JSON of at most [`Limits::max_body_bytes`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// A file, read when its size or time has changed.
+    File(PathBuf),
+    /// A command for `/bin/sh`, which prints the state on standard output.
+    Exec(String),
+}
+
+impl FromStr for Watch {
+    type Err = String;
+
+    /// Reads `FEED=file:PATH` or `FEED=exec:COMMAND`; fails with a sentence that says what is
+    /// wrong with it.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let form = "write FEED=file:PATH or FEED=exec:COMMAND";
+        let (feed, source) = text
+            .split_once('=')
+            .ok_or_else(|| format!("there is no `=` in {text:?}; {form}"))?;
+        let feed = feed.parse()?;
+        let source = match source.split_once(':') {
+            Some(("file" | "exec", "")) => {
+                return Err(format!("nothing comes behind {source:?}; {form}"));
+            }
+            Some(("file", path)) => Source::File(path.into()),
+            Some(("exec", command)) => Source::Exec(command.to_owned()),
+            _ => {
+                return Err(format!(
+                    "{source:?} is neither a file nor a command; {form}"
+                ));
+            }
+        };
+        Ok(Self { feed, source })
     }
 }
 
@@ -165,6 +231,12 @@ pub struct Limits {
     ///
     /// Default 32.
     pub max_rest_requests: usize,
+
+    /// Feeds that may have a state; one more is answered 422. A state is at most
+    /// [`Self::max_body_bytes`] long, in memory and in the database.
+    ///
+    /// Default 1,000.
+    pub max_feeds: usize,
 }
 
 impl Default for Limits {
@@ -188,6 +260,7 @@ impl Default for Limits {
             max_page_bytes: 4 << 20,
             memory_bytes: 64 << 20,
             max_rest_requests: 32,
+            max_feeds: 1000,
         }
     }
 }

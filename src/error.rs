@@ -9,6 +9,8 @@ use std::path::PathBuf;
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
+    /// The configuration asks for what cannot work. Nothing was started.
+    Config(String),
     /// The public address can't be listened on: in use, not of this machine, or not allowed.
     /// Nothing was started.
     Listen {
@@ -33,6 +35,12 @@ pub enum Error {
         /// What the operating system said.
         source: io::Error,
     },
+    /// A state came for a feed that has none, and there may be no more feeds. Nothing was
+    /// changed; publish to a feed that is there, or raise the limit.
+    TooManyFeeds {
+        /// [`Limits::max_feeds`](crate::Limits::max_feeds).
+        limit: usize,
+    },
     /// The store refused a commit or a read: disk full, file locked or damaged. Of a commit
     /// nothing was stored; trying again later is right.
     Store(String),
@@ -46,11 +54,20 @@ impl Error {
         let doing = doing.into();
         move |source| Self::System { doing, source }
     }
+
+    /// The same failure of the store, for one more of those that it concerns.
+    pub(crate) fn as_store(&self) -> Self {
+        match self {
+            Self::Store(reason) => Self::Store(reason.clone()),
+            other => Self::Store(other.to_string()),
+        }
+    }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Config(sentence) => f.write_str(sentence),
             Self::Listen { address, source } if source.kind() == io::ErrorKind::AddrInUse => {
                 write!(
                     f,
@@ -62,6 +79,10 @@ impl fmt::Display for Error {
                 write!(f, "cannot use the database {}: {reason}", path.display())
             }
             Self::System { doing, .. } => write!(f, "cannot {doing}"),
+            Self::TooManyFeeds { limit } => write!(
+                f,
+                "{limit} feeds have a state, which is the limit (--max-feeds)"
+            ),
             Self::Store(reason) => write!(f, "the store is unavailable: {reason}"),
         }
     }
@@ -72,7 +93,10 @@ impl std::error::Error for Error {
         match self {
             Self::Listen { source, .. } if source.kind() == io::ErrorKind::AddrInUse => None,
             Self::Listen { source, .. } | Self::System { source, .. } => Some(source),
-            Self::Database { .. } | Self::Store(_) => None,
+            Self::Config(_)
+            | Self::Database { .. }
+            | Self::TooManyFeeds { .. }
+            | Self::Store(_) => None,
         }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::protocol::{Message, MessageId};
+use crate::protocol::{Feed, Message, MessageId, Rev};
 
 /// Longest frame header: opcode, length marker and a 64-bit length, no mask.
 const MAX_HEADER: usize = 10;
@@ -53,27 +53,36 @@ struct Encoded {
 impl Chunk {
     /// A text frame.
     pub fn text(payload: &str) -> Self {
-        Self::encode(TEXT, |buffer| buffer.extend_from_slice(payload.as_bytes())).0
+        Self::encode(TEXT, payload.len(), |buffer| {
+            buffer.extend_from_slice(payload.as_bytes());
+        })
+        .0
     }
 
     /// A text frame of a value's JSON.
     pub fn json(value: &impl Serialize) -> Self {
-        Self::encode(TEXT, |buffer| write_json(buffer, value)).0
+        Self::encode(TEXT, 128, |buffer| write_json(buffer, value)).0
     }
 
     /// A ping with at most 125 bytes of payload.
     pub fn ping(payload: &[u8]) -> Self {
-        Self::encode(PING, |buffer| buffer.extend_from_slice(payload)).0
+        Self::encode(PING, payload.len(), |buffer| {
+            buffer.extend_from_slice(payload)
+        })
+        .0
     }
 
     /// The answer to a ping: its payload.
     pub fn pong(payload: &[u8]) -> Self {
-        Self::encode(PONG, |buffer| buffer.extend_from_slice(payload)).0
+        Self::encode(PONG, payload.len(), |buffer| {
+            buffer.extend_from_slice(payload)
+        })
+        .0
     }
 
     /// A close frame; without a code its payload is empty, as the answer to an empty one.
     pub fn close(code: Option<u16>, reason: &str) -> Self {
-        Self::encode(CLOSE, |buffer| {
+        Self::encode(CLOSE, 2 + reason.len(), |buffer| {
             if let Some(code) = code {
                 buffer.extend_from_slice(&code.to_be_bytes());
                 buffer.extend_from_slice(reason.as_bytes());
@@ -112,15 +121,30 @@ impl Chunk {
         self.bytes().len()
     }
 
+    /// The texts of the text frames in it, in order: what subscribers read.
+    pub fn texts(&self) -> impl Iterator<Item = &str> {
+        let mut rest = self.bytes();
+        std::iter::from_fn(move || {
+            loop {
+                let (opcode, payload, after) = split(rest)?;
+                rest = after;
+                if opcode == TEXT {
+                    return str::from_utf8(payload).ok();
+                }
+            }
+        })
+    }
+
     /// Whether there is nothing to send.
     pub fn is_empty(&self) -> bool {
         self.bytes().is_empty()
     }
 
-    /// Encodes one frame whose payload `write` appends; returns it with the header's length.
-    fn encode(opcode: u8, write: impl FnOnce(&mut Vec<u8>)) -> (Self, usize) {
+    /// Encodes one frame whose payload, about so long, `write` appends; returns it with the
+    /// header's length.
+    fn encode(opcode: u8, length: usize, write: impl FnOnce(&mut Vec<u8>)) -> (Self, usize) {
         // Room for the longest header in front, so that the payload is written once, in place.
-        let mut buffer = Vec::with_capacity(256);
+        let mut buffer = Vec::with_capacity(MAX_HEADER + length);
         buffer.resize(MAX_HEADER, 0);
         write(&mut buffer);
         let length = buffer.len() - MAX_HEADER;
@@ -152,7 +176,8 @@ impl MessageFrame {
     pub fn new(message: &Message) -> Self {
         const BEFORE: &[u8] = br#"{"type":"message","data":"#;
         const AFTER: &[u8] = b"}";
-        let (chunk, header) = Chunk::encode(TEXT, |buffer| {
+        let about = 256 + message.author.len() + message.content.len();
+        let (chunk, header) = Chunk::encode(TEXT, about, |buffer| {
             buffer.extend_from_slice(BEFORE);
             write_json(buffer, message);
             buffer.extend_from_slice(AFTER);
@@ -174,6 +199,74 @@ impl MessageFrame {
     pub fn message_json(&self) -> &[u8] {
         &self.chunk.bytes()[self.json.clone()]
     }
+}
+
+/// A feed's state at a revision, encoded once for every subscriber and for whoever asks.
+#[derive(Debug, Clone)]
+pub struct StateFrame {
+    /// The feed's revision.
+    pub rev: Rev,
+    chunk: Chunk,
+    json: Range<usize>,
+    state: Range<usize>,
+}
+
+impl StateFrame {
+    /// Encodes `{"type":"<feed>_update","data":<state>,"rev":<rev>}` as a text frame; `state`
+    /// is JSON.
+    pub fn new(feed: &Feed, state: &str, rev: Rev) -> Self {
+        let before = format!(r#"{{"type":"{}","data":"#, feed.frame_type());
+        let after = format!(r#","rev":{rev}}}"#);
+        let length = before.len() + state.len() + after.len();
+        let (chunk, header) = Chunk::encode(TEXT, length, |buffer| {
+            buffer.extend_from_slice(before.as_bytes());
+            buffer.extend_from_slice(state.as_bytes());
+            buffer.extend_from_slice(after.as_bytes());
+        });
+        let start = header + before.len();
+        Self {
+            rev,
+            json: header..chunk.len(),
+            state: start..start + state.len(),
+            chunk,
+        }
+    }
+
+    /// The frame as it goes to subscribers.
+    pub fn chunk(&self) -> &Chunk {
+        &self.chunk
+    }
+
+    /// The frame's JSON object.
+    pub fn json(&self) -> &[u8] {
+        &self.chunk.bytes()[self.json.clone()]
+    }
+
+    /// The state alone, as JSON.
+    pub fn state(&self) -> &str {
+        str::from_utf8(&self.chunk.bytes()[self.state.clone()])
+            .expect("it was a str when it was encoded")
+    }
+}
+
+/// The opcode byte and payload of the first of our own frames, and what follows it.
+fn split(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
+    let &[opcode, marker, ref rest @ ..] = bytes else {
+        return None;
+    };
+    let (length, rest) = match marker {
+        127 => {
+            let (length, rest) = rest.split_first_chunk()?;
+            (usize::try_from(u64::from_be_bytes(*length)).ok()?, rest)
+        }
+        126 => {
+            let (length, rest) = rest.split_first_chunk()?;
+            (usize::from(u16::from_be_bytes(*length)), rest)
+        }
+        short => (usize::from(short), rest),
+    };
+    let (payload, rest) = rest.split_at_checked(length)?;
+    Some((opcode, payload, rest))
 }
 
 fn write_json(buffer: &mut Vec<u8>, value: &impl Serialize) {
@@ -218,5 +311,30 @@ mod tests {
             serde_json::to_vec(&message).expect("JSON")
         );
         assert!(frame.chunk().bytes().ends_with(b"}}"));
+    }
+
+    #[test]
+    fn the_state_is_a_slice_of_its_frame() {
+        let feed: Feed = "workflow-history".parse().expect("a feed");
+        for state in ["[]".to_owned(), format!("{:?}", "x".repeat(70_000))] {
+            let frame = StateFrame::new(&feed, &state, Rev(7));
+            assert_eq!(frame.state(), state);
+            let expected =
+                format!(r#"{{"type":"workflow_history_update","data":{state},"rev":7}}"#);
+            assert_eq!(frame.json(), expected.as_bytes());
+            assert_eq!(frame.chunk().texts().collect::<Vec<_>>(), [expected]);
+        }
+    }
+
+    #[test]
+    fn the_texts_of_a_chunk_are_those_that_went_in() {
+        let texts = [0, 125, 126, 65_535, 65_536].map(|length| "é".repeat(length / 2));
+        let frames: Vec<Chunk> = texts
+            .iter()
+            .flat_map(|text| [Chunk::text(text), Chunk::ping(b"x")])
+            .collect();
+        let chunk = Chunk::concat(&frames);
+        assert_eq!(chunk.texts().collect::<Vec<_>>(), texts);
+        assert_eq!(Chunk::raw(b"HTTP".to_vec()).texts().count(), 0);
     }
 }

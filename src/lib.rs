@@ -68,12 +68,14 @@
 pub mod config;
 pub mod error;
 pub mod frame;
+pub mod history;
 pub mod http;
 pub mod journal;
 pub mod manager;
 pub mod protocol;
 pub mod server;
 pub mod store;
+mod watch;
 
 pub use config::{Config, Database, Limits, Sync};
 pub use error::{Error, Result};

@@ -9,7 +9,7 @@ pub struct Reply {
     pub status: u16,
     /// Headers, beside `Content-Length` and `Connection`, which depend on who asked.
     pub headers: Vec<(&'static str, String)>,
-    /// The body; empty with 204 and 304.
+    /// The body; empty with 204. With 304 it is not sent, its length is told.
     pub body: Vec<u8>,
 }
 
@@ -34,6 +34,14 @@ impl Reply {
             status: 204,
             headers: Vec::new(),
             body: Vec::new(),
+        }
+    }
+
+    /// 304: the client has what this would tell it (RFC 9110, section 15.4.5).
+    pub fn not_modified(self) -> Self {
+        Self {
+            status: 304,
+            ..self
         }
     }
 

@@ -118,7 +118,7 @@ impl FanOut {
     fn offer(&self, merged: &Merged) {
         for (channel, frames) in &merged.channels {
             for chunk in chunks(frames) {
-                self.manager.broadcast(channel, &chunk);
+                self.manager.offer(channel, &chunk);
             }
         }
     }

@@ -1,11 +1,13 @@
-//! The sequencer: the one thread that commits messages and thereby decides their order.
+//! The sequencer: the one thread that commits messages and states and thereby decides their order.
 //!
-//! It takes all drafts that wait, commits them in one transaction, passes the batch on to the
-//! `broadcast` thread and answers the publishers. Commit order is id order is delivery order;
-//! nothing is broadcast or acknowledged that is not committed.
+//! It takes all that wait, commits them in one transaction, passes messages on to the
+//! `broadcast` thread and states to the `feeds` thread, and answers the publishers. Commit
+//! order is id order is delivery order; nothing is broadcast or acknowledged that is not
+//! committed.
 
 mod broadcast;
 mod clock;
+mod states;
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -18,10 +20,14 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use crate::config::Limits;
 use crate::error::{Error, Result};
 use crate::frame::MessageFrame;
+use crate::history::History;
 use crate::manager::ConnectionManager;
-use crate::protocol::{Channel, Draft, MessageId};
-use crate::store::Writer;
+use crate::protocol::{Channel, Draft, Feed, MessageId, Published, State};
+use crate::store::{self, Writer};
 use broadcast::Broadcast;
+use states::{Feeds, StateOrder};
+
+pub use states::StateDone;
 
 /// Called at the commit, on the journal's thread: it must not block.
 pub type Done = Box<dyn FnOnce(Result<&[Committed], &Error>) + Send>;
@@ -46,10 +52,11 @@ struct Submission {
 
 enum Order {
     Commit(Submission),
+    State(StateOrder),
     Stop,
 }
 
-/// Takes drafts from any thread.
+/// Takes drafts and states from any thread.
 ///
 /// Its queue is bounded by bytes: publishers ask [`Self::has_room`] first. What they submit
 /// after that is always taken, so it may be overrun by one submission per publisher.
@@ -58,17 +65,21 @@ pub struct Journal {
     queued_bytes: Arc<AtomicUsize>,
     head: Arc<AtomicU64>,
     max_queued_bytes: usize,
-    threads: Mutex<Option<(JoinHandle<()>, JoinHandle<()>)>>,
+    manager: Arc<ConnectionManager>,
+    /// In the order in which they end.
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Journal {
-    /// Starts the `journal` and `broadcast` threads; `head` is the newest id of the store.
+    /// Starts the `journal`, `broadcast` and `feeds` threads; `head` is the newest id of the
+    /// store, `history` what the workflows' history was, if the server is to go on with it.
     ///
     /// # Errors
     /// When the process may not have another thread.
     pub fn start(
         writer: Box<dyn Writer>,
         head: MessageId,
+        history: Option<History>,
         manager: Arc<ConnectionManager>,
         limits: &Limits,
     ) -> io::Result<Self> {
@@ -77,13 +88,15 @@ impl Journal {
         let head = Arc::new(AtomicU64::new(head.0));
         let (broadcast, broadcast_thread) =
             Broadcast::start(Arc::clone(&manager), limits.max_fanout_bytes)?;
+        let (feeds, feeds_thread) = Feeds::start(Arc::clone(&manager), history, limits.max_feeds)?;
         let mut sequencer = Sequencer {
             orders: received,
             queued_bytes: Arc::clone(&queued_bytes),
             head: Arc::clone(&head),
             writer,
-            manager,
+            manager: Arc::clone(&manager),
             broadcast,
+            feeds,
             max_batch: limits.max_batch.max(1),
             failing: false,
         };
@@ -99,7 +112,8 @@ impl Journal {
             queued_bytes,
             head,
             max_queued_bytes: limits.max_queued_bytes,
-            threads: Mutex::new(Some((journal_thread, broadcast_thread))),
+            manager,
+            threads: Mutex::new(vec![journal_thread, broadcast_thread, feeds_thread]),
         })
     }
 
@@ -116,33 +130,93 @@ impl Journal {
     /// Queues drafts to be committed together; `done` hears the outcome. Never blocks.
     pub fn submit(&self, drafts: Vec<Draft>, done: Done) {
         let bytes = drafts.iter().map(Draft::size).sum();
-        self.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
-        if let Err(refused) = self.orders.send(Order::Commit(Submission {
+        let submission = Submission {
             drafts,
             bytes,
             done,
-        })) && let Order::Commit(submission) = refused.into_inner()
-        {
-            self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
-            (submission.done)(Err(&Error::Store("the server is shutting down".to_owned())));
+        };
+        if let Err(Order::Commit(refused)) = self.send(Order::Commit(submission), bytes) {
+            (refused.done)(Err(&shutting_down()));
         }
+    }
+
+    /// Submits a draft and waits until it is committed.
+    ///
+    /// # Errors
+    /// [`Error::Store`]; nothing was stored then.
+    pub fn submit_and_wait(&self, draft: Draft) -> Result<MessageId> {
+        let (answer, answered) = crossbeam_channel::bounded(1);
+        let done = move |outcome: Result<&[Committed], &Error>| {
+            let id = match outcome {
+                Ok(committed) => Ok(committed[0].frame.id),
+                Err(error) => Err(error.as_store()),
+            };
+            // The receiver below waits for it.
+            let _ = answer.send(id);
+        };
+        self.submit(vec![draft], Box::new(done));
+        answered.recv().unwrap_or_else(|_| Err(lost()))
+    }
+
+    /// Queues a state for a feed; `done` hears what it came to. One that is the last state
+    /// already is answered on the spot. Never blocks.
+    pub fn publish(&self, feed: Feed, state: State, done: StateDone) {
+        let last = self.manager.last_state(&feed);
+        if state.is_same(last.state()) {
+            return done(Ok(Published {
+                changed: false,
+                rev: last.rev,
+                subscribers: self.manager.feed_subscribers(&feed),
+            }));
+        }
+        let bytes = state.as_str().len();
+        let order = StateOrder { feed, state, done };
+        if let Err(Order::State(refused)) = self.send(Order::State(order), bytes) {
+            (refused.done)(Err(shutting_down()));
+        }
+    }
+
+    /// Publishes a state and waits until it is committed.
+    ///
+    /// # Errors
+    /// [`Error::Store`] or [`Error::TooManyFeeds`]; nothing has changed then.
+    pub fn publish_and_wait(&self, feed: &Feed, state: State) -> Result<Published> {
+        let (answer, answered) = crossbeam_channel::bounded(1);
+        let done = move |outcome| {
+            // The receiver below waits for it.
+            let _ = answer.send(outcome);
+        };
+        self.publish(feed.clone(), state, Box::new(done));
+        answered.recv().unwrap_or_else(|_| Err(lost()))
+    }
+
+    /// Counts an order in and hands it over; it comes back when the journal has ended.
+    fn send(&self, order: Order, bytes: usize) -> Result<(), Order> {
+        self.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.orders.send(order).map_err(|refused| {
+            self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            refused.into_inner()
+        })
     }
 
     /// Commits and broadcasts what was submitted before, refuses what comes after, closes the
     /// store. Blocks until that is done.
     pub fn stop(&self) {
         let _ = self.orders.send(Order::Stop);
-        let threads = self
-            .threads
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        if let Some((journal, broadcast)) = threads {
+        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        for thread in threads.drain(..) {
             // A panic was reported when it happened.
-            let _ = journal.join();
-            let _ = broadcast.join();
+            let _ = thread.join();
         }
     }
+}
+
+fn lost() -> Error {
+    Error::Store("a bug lost the answer".to_owned())
+}
+
+fn shutting_down() -> Error {
+    Error::Store("the server is shutting down".to_owned())
 }
 
 /// The journal's thread.
@@ -153,20 +227,22 @@ struct Sequencer {
     writer: Box<dyn Writer>,
     manager: Arc<ConnectionManager>,
     broadcast: Broadcast,
+    feeds: Feeds,
     max_batch: usize,
     /// The last commit failed; it is logged when that begins and when it ends.
     failing: bool,
 }
 
-/// Drafts of several submissions, side by side for one transaction.
+/// Drafts of several submissions and states, side by side for one transaction.
 #[derive(Default)]
 struct Batch {
     drafts: Vec<Draft>,
     parts: Vec<(usize, Done)>,
+    states: Vec<StateOrder>,
     bytes: usize,
 }
 
-/// Bytes of drafts in one transaction, so that a batch of large ones stays short.
+/// Bytes of drafts and states in one transaction, so that a batch of large ones stays short.
 const MAX_BATCH_BYTES: usize = 4 << 20;
 
 impl Sequencer {
@@ -178,12 +254,14 @@ impl Sequencer {
             while let Some(order) = next {
                 match order {
                     Order::Commit(submission) => batch.add(submission),
+                    Order::State(order) => batch.add_state(order),
                     Order::Stop => {
                         stopping = true;
                         break;
                     }
                 }
-                let full = batch.drafts.len() >= self.max_batch || batch.bytes >= MAX_BATCH_BYTES;
+                let full = batch.drafts.len() + batch.states.len() >= self.max_batch
+                    || batch.bytes >= MAX_BATCH_BYTES;
                 next = if full {
                     None
                 } else {
@@ -204,12 +282,23 @@ impl Sequencer {
     }
 
     fn commit(&mut self, batch: Batch) {
-        if batch.parts.is_empty() {
+        if batch.parts.is_empty() && batch.states.is_empty() {
             return;
         }
         let timestamp = clock::now();
-        let outcome = self.writer.append(&batch.drafts, &timestamp);
-        self.log_changes(outcome.as_ref().err());
+        let mut plan = self.feeds.plan(&batch.states, &timestamp);
+        let outcome = if batch.drafts.is_empty() && plan.is_empty() {
+            Ok(Vec::new())
+        } else {
+            let outcome = self.writer.commit(&store::Batch {
+                drafts: &batch.drafts,
+                states: &plan.states(),
+                transitions: plan.transitions(),
+                timestamp: &timestamp,
+            });
+            self.log_changes(outcome.as_ref().err());
+            outcome
+        };
         let committed = outcome.map(|ids| {
             if let Some(newest) = ids.last() {
                 self.head.store(newest.0, Ordering::Release);
@@ -226,7 +315,16 @@ impl Sequencer {
                 })
                 .collect::<Vec<_>>()
         });
+        if committed.is_ok() {
+            self.feeds.apply(&mut plan);
+        }
+        self.feeds
+            .answer(plan, batch.states, committed.as_ref().err());
         if let Ok(messages) = &committed {
+            for message in messages {
+                self.manager
+                    .announce(&message.channel, message.frame.chunk());
+            }
             self.broadcast.send(messages);
         }
         let mut first = 0;
@@ -257,5 +355,10 @@ impl Batch {
         self.parts.push((submission.drafts.len(), submission.done));
         self.bytes += submission.bytes;
         self.drafts.extend(submission.drafts);
+    }
+
+    fn add_state(&mut self, order: StateOrder) {
+        self.bytes += order.state.as_str().len();
+        self.states.push(order);
     }
 }

@@ -13,10 +13,12 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::Wake;
-use crate::frame::{Chunk, CloseCode};
-use crate::protocol::Channel;
+use super::feeds::Update;
+use crate::frame::{Chunk, CloseCode, StateFrame};
+use crate::protocol::{Rev, Topic};
 
 /// Chunks gathered into one write.
 const MAX_SLICES: usize = 16;
@@ -32,6 +34,17 @@ pub struct OutboxLimits {
     pub replies: usize,
 }
 
+impl Default for OutboxLimits {
+    /// 64 chunks, 256 KiB, 32 replies.
+    fn default() -> Self {
+        Self {
+            chunks: 64,
+            bytes: 256 << 10,
+            replies: 32,
+        }
+    }
+}
+
 /// What became of an offered chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Offer {
@@ -41,13 +54,13 @@ pub enum Offer {
     Full,
 }
 
-/// A subscriber of one channel.
+/// A subscriber of one channel or feed.
 #[derive(Debug)]
 pub struct Client {
     /// Unique within its manager.
     pub id: u64,
     /// What it subscribed to.
-    pub channel: Channel,
+    pub topic: Topic,
     /// Where it comes from.
     pub peer: SocketAddr,
     stream: Arc<TcpStream>,
@@ -57,6 +70,8 @@ pub struct Client {
     queued_chunks: AtomicUsize,
     queued_bytes: AtomicUsize,
     queued_replies: AtomicUsize,
+    /// A feed's subscriber has one place for states beside the outbox, whatever comes.
+    newest: Option<Mutex<Newest>>,
     /// The socket took no more; only the client's own thread may write until it does.
     congested: AtomicBool,
     /// The close frame; once it is set, nothing more goes into the outbox.
@@ -68,6 +83,14 @@ pub struct Client {
 struct Queued {
     chunk: Chunk,
     reply: bool,
+}
+
+/// A feed's newest state, as far as this subscriber has not been sent it.
+#[derive(Debug, Default)]
+struct Newest {
+    /// Of what waits, or was sent last.
+    rev: Rev,
+    waiting: Option<Chunk>,
 }
 
 /// What only the holder of the lock may touch: the receiving end and the way to the socket.
@@ -99,16 +122,21 @@ impl Client {
     /// `stream` must be non-blocking. `first` goes out with the first [`Self::drain`] or offer.
     pub(super) fn new(
         id: u64,
-        channel: Channel,
+        topic: Topic,
         peer: SocketAddr,
         stream: Arc<TcpStream>,
         first: Chunk,
         limits: OutboxLimits,
     ) -> io::Result<Self> {
-        let (sender, receiver) = crossbeam_channel::bounded(limits.chunks + limits.replies);
+        // The queue's slots are all made at once.
+        let (slots, newest) = match topic {
+            Topic::Channel(_) => (limits.chunks + limits.replies, None),
+            Topic::Feed(_) => (limits.replies, Some(Mutex::default())),
+        };
+        let (sender, receiver) = crossbeam_channel::bounded(slots);
         Ok(Self {
             id,
-            channel,
+            topic,
             peer,
             stream,
             wake: Wake::new()?,
@@ -117,6 +145,7 @@ impl Client {
             queued_chunks: AtomicUsize::new(0),
             queued_bytes: AtomicUsize::new(first.len()),
             queued_replies: AtomicUsize::new(0),
+            newest,
             congested: AtomicBool::new(false),
             last_word: OnceLock::new(),
             writer: Mutex::new(Writer {
@@ -157,6 +186,37 @@ impl Client {
                 self.queued_chunks.fetch_sub(1, Ordering::Relaxed);
                 Offer::Full
             }
+        }
+    }
+
+    /// Gives a feed's subscriber the newest states and, when nobody else is writing, writes
+    /// them. What it has not taken of the states before is replaced: memory is one state.
+    /// Never blocks; states that it has or had are left out.
+    pub(super) fn offer_states(&self, update: &Update) {
+        let Some(newest) = &self.newest else { return };
+        {
+            let mut newest = newest.lock().unwrap_or_else(PoisonError::into_inner);
+            if self.is_finishing() || update.last.rev <= newest.rev {
+                return;
+            }
+            let is_next = newest.waiting.is_none() && newest.rev < update.first;
+            newest.waiting = Some(if is_next {
+                update.all.clone()
+            } else {
+                update.last.chunk().clone()
+            });
+            newest.rev = update.last.rev;
+        }
+        self.drain_if_free();
+    }
+
+    /// The state that it starts with; whoever drains it next sends that.
+    pub(super) fn start_with(&self, state: &StateFrame) {
+        if let Some(newest) = &self.newest {
+            *newest.lock().unwrap_or_else(PoisonError::into_inner) = Newest {
+                rev: state.rev,
+                waiting: Some(state.chunk().clone()),
+            };
         }
     }
 
@@ -230,14 +290,44 @@ impl Client {
         self.drain_if_free();
     }
 
+    /// Waits until the client has sent something, or somebody wakes it, or the time is up, and
+    /// drains meanwhile when the socket takes bytes again. `true` when there is something to
+    /// read; without `reading` nobody looks for that.
+    ///
+    /// This is what the client's own thread does all day, between two looks at
+    /// [`Self::end`] and [`Self::stalled_for`].
+    pub fn wait(&self, reading: bool, timeout: Duration) -> bool {
+        let congested = self.is_congested();
+        let mut events = PollFlags::empty();
+        events.set(PollFlags::IN, reading);
+        events.set(PollFlags::OUT, congested);
+        let mut ready = [
+            PollFd::new(&*self.stream, events),
+            PollFd::new(&self.wake, PollFlags::IN),
+        ];
+        if poll(&mut ready, Some(&timespec(timeout))).is_err() {
+            // Interrupted: the caller looks at everything again.
+            return false;
+        }
+        let (socket, wake) = (ready[0].revents(), ready[1].revents());
+        if !wake.is_empty() {
+            self.wake.clear();
+        }
+        let broken = socket.intersects(PollFlags::ERR | PollFlags::HUP);
+        if congested && (broken || socket.contains(PollFlags::OUT)) {
+            self.drain();
+        }
+        if broken && !reading {
+            // The peer is gone while nothing is read: say so instead of spinning.
+            self.finish_with(Chunk::raw(Vec::new()));
+            return false;
+        }
+        reading && (broken || socket.contains(PollFlags::IN))
+    }
+
     /// Makes the client's own thread look around.
     pub fn wake(&self) {
         self.wake.wake();
-    }
-
-    /// The waking side of that thread's `poll`.
-    pub fn wake_handle(&self) -> &Wake {
-        &self.wake
     }
 
     /// The socket, for reading.
@@ -265,7 +355,7 @@ impl Client {
                 writer.end.is_some() || writer.closing || self.last_word.get().is_none();
             drop(writer);
             fence(Ordering::SeqCst);
-            if nothing_left && self.outbox.is_empty() {
+            if nothing_left && self.outbox.is_empty() && !self.state_waits() {
                 return;
             }
         }
@@ -329,14 +419,36 @@ impl Client {
                 writer.unsent.push_back(queued.chunk);
             }
         }
+        // One state at a time: until it is written, newer ones replace each other in their place.
+        if writer.unsent.is_empty()
+            && !writer.closing
+            && let Some(states) = self.take_states()
+        {
+            self.queued_bytes.fetch_add(states.len(), Ordering::Relaxed);
+            writer.unsent.push_back(states);
+        }
         if let Some(close) = self.last_word.get()
             && !writer.closing
             && writer.outbox.is_empty()
+            && !self.state_waits()
         {
             writer.closing = true;
             self.queued_bytes.fetch_add(close.len(), Ordering::Relaxed);
             writer.unsent.push_back(close.clone());
         }
+    }
+
+    fn take_states(&self) -> Option<Chunk> {
+        let newest = self.newest.as_ref()?;
+        let mut newest = newest.lock().unwrap_or_else(PoisonError::into_inner);
+        newest.waiting.take()
+    }
+
+    fn state_waits(&self) -> bool {
+        self.newest.as_ref().is_some_and(|newest| {
+            let newest = newest.lock().unwrap_or_else(PoisonError::into_inner);
+            newest.waiting.is_some()
+        })
     }
 }
 
@@ -365,6 +477,15 @@ impl Writer {
             self.unsent.pop_front();
         }
         Ok(sent)
+    }
+}
+
+fn timespec(duration: Duration) -> Timespec {
+    // Rounded up: waking before a deadline would only mean waiting again.
+    let duration = duration + Duration::from_millis(1);
+    Timespec {
+        tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: i64::from(duration.subsec_nanos()),
     }
 }
 

@@ -4,17 +4,24 @@ use std::io::Read;
 use std::net::TcpListener;
 
 use super::*;
+use crate::protocol::{Channel, Feed};
 
-/// A client and the other end of its socket.
+/// A channel's client and the other end of its socket.
 fn pair(limits: OutboxLimits) -> (Client, TcpStream) {
+    let channel: Channel = "lab".parse().expect("a channel");
+    pair_on(channel, limits)
+}
+
+/// A client on any topic.
+fn pair_on(topic: impl Into<Topic>, limits: OutboxLimits) -> (Client, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let ours =
         TcpStream::connect(listener.local_addr().expect("an address")).expect("a connection");
     let (theirs, peer) = listener.accept().expect("a connection");
     ours.set_nonblocking(true).expect("non-blocking");
-    let channel = "lab".parse().expect("a channel");
+    let topic = topic.into();
     let first = Chunk::raw(b"first ".to_vec());
-    let client = Client::new(1, channel, peer, Arc::new(ours), first, limits).expect("a client");
+    let client = Client::new(1, topic, peer, Arc::new(ours), first, limits).expect("a client");
     (client, theirs)
 }
 
@@ -91,4 +98,76 @@ fn a_peer_that_is_gone_ends_the_client() {
         assert_eq!(client.offer(&chunk), Offer::Taken);
     }
     assert_eq!(client.end(), Some(End::Lost));
+}
+
+/// States `from..=to`, each of about this length, as one update.
+fn update(feed: &Feed, from: u64, to: u64, bytes: usize) -> Update {
+    let state = format!("{:?}", "x".repeat(bytes));
+    let states: Vec<StateFrame> = (from..=to)
+        .map(|rev| StateFrame::new(feed, &state, Rev(rev)))
+        .collect();
+    Update::new(&states).expect("some states")
+}
+
+#[test]
+fn a_feed_s_client_that_does_not_read_has_one_state_waiting_and_then_gets_the_newest() {
+    let feed: Feed = "board".parse().expect("a feed");
+    let (client, mut theirs) = pair_on(feed.clone(), LIMITS);
+    client.start_with(&StateFrame::new(&feed, "null", Rev(0)));
+    client.drain();
+    let size = 1 << 20;
+    let mut rev = 0;
+    while !client.is_congested() {
+        rev += 1;
+        client.offer_states(&update(&feed, rev, rev, size));
+    }
+    let last = rev + 100;
+    for rev in rev + 1..=last {
+        client.offer_states(&update(&feed, rev, rev, size));
+        // What is partly in the socket, and nothing of the others.
+        assert!(client.queued_bytes.load(Ordering::Relaxed) <= size + 100);
+    }
+    let reader = std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        theirs.read_to_end(&mut bytes).expect("all that was sent");
+        bytes
+    });
+    client.finish_with(Chunk::raw(Vec::new()));
+    while client.end().is_none() {
+        client.drain();
+    }
+    drop(client);
+    let bytes = reader.join().expect("the reader");
+    let revs = revs(&bytes);
+    assert!(revs.is_sorted(), "{revs:?}");
+    assert!(revs.len() as u64 <= rev + 2, "{revs:?}");
+    assert_eq!(revs.last(), Some(&last));
+}
+
+#[test]
+fn states_that_a_client_has_are_left_out_and_a_free_one_gets_every_other() {
+    let feed: Feed = "board".parse().expect("a feed");
+    let (client, mut theirs) = pair_on(feed.clone(), LIMITS);
+    client.start_with(&StateFrame::new(&feed, "5", Rev(5)));
+    for (from, to) in [(4, 5), (5, 6), (7, 9), (8, 9), (1, 2), (10, 10)] {
+        client.offer_states(&update(&feed, from, to, 3));
+    }
+    client.finish_with(Chunk::raw(Vec::new()));
+    drop(client);
+    let mut bytes = Vec::new();
+    theirs.read_to_end(&mut bytes).expect("all that was sent");
+    // The first update holds nothing new, the second one new state of two.
+    assert_eq!(revs(&bytes), [6, 7, 8, 9, 10]);
+}
+
+/// The revisions in what a client was sent, behind the handshake's answer.
+fn revs(bytes: &[u8]) -> Vec<u64> {
+    let frames = Chunk::raw(bytes.strip_prefix(b"first ").expect("the first").to_vec());
+    frames
+        .texts()
+        .map(|text| {
+            let frame: serde_json::Value = serde_json::from_str(text).expect("JSON");
+            frame["rev"].as_u64().expect("a rev")
+        })
+        .collect()
 }

@@ -1,9 +1,11 @@
 //! Who is subscribed to what, and how a chunk of frames gets to all of them.
 //!
-//! The manager never does I/O under its lock: the lock is held for edits of the map and to
-//! take a channel's list of clients, which is shared and copied on write.
+//! The manager never does I/O under its lock: the lock is held for edits of the maps and to
+//! take a list of clients, which is shared and copied on write.
 
 mod client;
+mod events;
+mod feeds;
 mod wake;
 
 use std::collections::HashMap;
@@ -12,26 +14,84 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::frame::{Chunk, CloseCode};
-use crate::protocol::Channel;
+use crate::protocol::{Channel, Feed, Topic};
+use events::Events;
+use feeds::FeedEntry;
 
 pub use client::{Client, End, Offer, OutboxLimits};
+pub use events::{Event, EventKind, Subscription};
+pub use feeds::FeedStatus;
 pub use wake::Wake;
 
-/// The clients of one channel, as they were when the list was taken.
+/// The clients of one channel or feed, as they were when the list was taken.
 type Clients = Arc<Vec<Arc<Client>>>;
 
-/// Every subscriber's outbox, by channel.
+/// Every subscriber's outbox, by channel and feed, and the last state of every feed.
 ///
-/// A channel is forgotten when its last client leaves; memory is bounded by the connections.
+/// A channel is forgotten when its last client leaves, and so is a feed that nobody has
+/// published to; memory is bounded by the connections and the states.
+///
+/// It needs no [`Server`](crate::Server). A program with a listener of its own makes the
+/// WebSocket handshake, hands the socket over, and broadcasts:
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::net::{TcpListener, TcpStream};
+/// use std::sync::Arc;
+///
+/// use serde_json::json;
+/// use threadcast::frame::{Chunk, CloseCode};
+/// use threadcast::protocol::{Channel, Feed, State};
+/// use threadcast::ConnectionManager;
+///
+/// let manager = ConnectionManager::default();
+/// let lab: Channel = "lab".parse()?;
+/// let workflows: Feed = "workflows".parse()?;
+///
+/// // In the thread of a connection, once the handshake is made; `handshake` is its answer.
+/// # let listener = TcpListener::bind("127.0.0.1:0")?;
+/// # let _browser = TcpStream::connect(listener.local_addr()?)?;
+/// # let (stream, peer) = listener.accept()?;
+/// # let handshake = Vec::new();
+/// let client = manager.connect(lab.clone(), peer, Arc::new(stream), Chunk::raw(handshake))?;
+/// assert_eq!(manager.active_connections(), 1);
+///
+/// // Anywhere else:
+/// let update = Chunk::json(&json!({"type": "update", "data": "Your update here"}));
+/// assert_eq!(manager.broadcast(&lab, &update), 1);
+///
+/// // A feed's subscribers hear of a state only when it differs from the last one.
+/// let state = State::from(json!([{"id": 1, "status": "running"}]));
+/// assert!(manager.publish(&workflows, &state).changed);
+/// assert!(!manager.publish(&workflows, &state).changed);
+/// assert_eq!(manager.last_state(&workflows).rev.0, 1);
+///
+/// // When the connection ends, in whatever way; a second time does no harm.
+/// assert!(manager.disconnect(&client));
+/// assert!(!manager.disconnect(&client));
+/// client.finish(CloseCode::GoingAway, "the show is over");
+/// # Ok(())
+/// # }
+/// ```
+///
+/// `examples/clock.rs` is a whole program of this kind.
 #[derive(Debug)]
 pub struct ConnectionManager {
     inner: Mutex<Inner>,
+    events: Events,
     limits: OutboxLimits,
+}
+
+impl Default for ConnectionManager {
+    fn default() -> Self {
+        Self::new(OutboxLimits::default())
+    }
 }
 
 #[derive(Debug, Default)]
 struct Inner {
     channels: HashMap<Channel, Clients>,
+    feeds: HashMap<Feed, FeedEntry>,
     connections: usize,
     last_id: u64,
     /// Everybody was told to go: so is whoever still comes.
@@ -43,51 +103,66 @@ impl ConnectionManager {
     pub fn new(limits: OutboxLimits) -> Self {
         Self {
             inner: Mutex::default(),
+            events: Events::default(),
             limits,
         }
     }
 
-    /// Registers a client: it hears every broadcast from now on, after `first`.
+    /// Registers a client: it hears everything on its topic from now on, after `first` and,
+    /// on a feed, the state of this moment.
     ///
-    /// `stream` must be non-blocking. `first` is the answer to its handshake; it goes out
-    /// with the first broadcast or when the caller drains the client.
+    /// Makes `stream` non-blocking. `first` is the answer to its handshake; it goes out with
+    /// the first broadcast or when the caller drains the client. A thread of the caller's
+    /// looks after the client: [`Client::wait`].
     ///
     /// # Errors
     /// When the process has no descriptor left for the client's wake handle.
     pub fn connect(
         &self,
-        channel: Channel,
+        topic: impl Into<Topic>,
         peer: SocketAddr,
         stream: Arc<TcpStream>,
         first: Chunk,
     ) -> io::Result<Arc<Client>> {
+        let topic = topic.into();
         let id = {
             let mut inner = self.lock();
             inner.last_id += 1;
             inner.last_id
         };
-        let client = Arc::new(Client::new(
-            id,
-            channel.clone(),
-            peer,
-            stream,
-            first,
-            self.limits,
-        )?);
+        stream.set_nonblocking(true)?;
+        let client = Client::new(id, topic.clone(), peer, stream, first, self.limits)?;
+        let client = Arc::new(client);
         let (subscribers, connections, finishing) = {
             let mut inner = self.lock();
             inner.connections += 1;
-            let connections = inner.connections;
-            let clients = inner.channels.entry(channel).or_default();
-            Arc::make_mut(clients).push(Arc::clone(&client));
-            (clients.len(), connections, inner.finishing.clone())
+            let subscribers = match &topic {
+                Topic::Channel(channel) => {
+                    let clients = inner.channels.entry(channel.clone()).or_default();
+                    Arc::make_mut(clients).push(Arc::clone(&client));
+                    clients.len()
+                }
+                Topic::Feed(feed) => {
+                    let entry = inner.feed(feed);
+                    client.start_with(entry.state());
+                    Arc::make_mut(&mut entry.clients).push(Arc::clone(&client));
+                    entry.wake();
+                    entry.clients.len()
+                }
+            };
+            // Under the lock, so that handlers hear of things in their order.
+            self.events.emit(EventKind::Connected, || Event::Connected {
+                client: id,
+                topic: topic.clone(),
+                peer,
+            });
+            (subscribers, inner.connections, inner.finishing.clone())
         };
         if let Some((code, reason)) = finishing {
             client.finish(code, &reason);
         }
         log::debug!(
-            "client {id} from {peer} joined {:?}: {subscribers} there, {connections} in all",
-            client.channel.as_str()
+            "client {id} from {peer} joined {topic}: {subscribers} there, {connections} in all"
         );
         Ok(client)
     }
@@ -96,24 +171,21 @@ impl ConnectionManager {
     pub fn disconnect(&self, client: &Client) -> bool {
         let (subscribers, connections) = {
             let mut inner = self.lock();
-            let Some(clients) = inner.channels.get_mut(&client.channel) else {
+            let Some(left) = inner.remove(client) else {
                 return false;
             };
-            let Some(at) = clients.iter().position(|other| other.id == client.id) else {
-                return false;
-            };
-            Arc::make_mut(clients).swap_remove(at);
-            let subscribers = clients.len();
-            if subscribers == 0 {
-                inner.channels.remove(&client.channel);
-            }
-            inner.connections -= 1;
-            (subscribers, inner.connections)
+            self.events
+                .emit(EventKind::Disconnected, || Event::Disconnected {
+                    client: client.id,
+                    topic: client.topic.clone(),
+                    peer: client.peer,
+                });
+            left
         };
         log::debug!(
-            "client {} left {:?}: {subscribers} there, {connections} in all",
+            "client {} left {}: {subscribers} there, {connections} in all",
             client.id,
-            client.channel.as_str()
+            client.topic
         );
         true
     }
@@ -123,6 +195,20 @@ impl ConnectionManager {
     /// Writes to idle sockets itself, never waits for a full one. A client whose outbox is
     /// full is removed and told to come back (1013).
     pub fn broadcast(&self, channel: &Channel, chunk: &Chunk) -> usize {
+        self.announce(channel, chunk);
+        self.offer(channel, chunk)
+    }
+
+    /// Tells the handlers of frames that [`Self::offer`] brings to the clients.
+    pub(crate) fn announce(&self, channel: &Channel, frames: &Chunk) {
+        self.events.emit(EventKind::Message, || Event::Message {
+            channel: channel.clone(),
+            frames: frames.clone(),
+        });
+    }
+
+    /// The part of [`Self::broadcast`] that concerns the clients.
+    pub(crate) fn offer(&self, channel: &Channel, chunk: &Chunk) -> usize {
         let Some(clients) = self.clients(channel) else {
             return 0;
         };
@@ -175,7 +261,7 @@ impl ConnectionManager {
         let lists: Vec<Clients> = {
             let mut inner = self.lock();
             inner.finishing = Some((code, reason.to_owned()));
-            inner.channels.values().cloned().collect()
+            inner.lists()
         };
         for client in lists.iter().flat_map(|clients| clients.iter()) {
             client.finish(code, reason);
@@ -184,7 +270,7 @@ impl ConnectionManager {
 
     /// Cuts every client off, whatever waits in its outbox.
     pub fn sever_all(&self) {
-        let lists: Vec<Clients> = self.lock().channels.values().cloned().collect();
+        let lists = self.lock().lists();
         for client in lists.iter().flat_map(|clients| clients.iter()) {
             // It fails only when the peer is gone already.
             let _ = client.stream().shutdown(Shutdown::Both);
@@ -197,5 +283,35 @@ impl ConnectionManager {
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    /// Takes a client off its list; returns how many are left there and in all.
+    fn remove(&mut self, client: &Client) -> Option<(usize, usize)> {
+        let clients = match &client.topic {
+            Topic::Channel(channel) => self.channels.get_mut(channel)?,
+            Topic::Feed(feed) => &mut self.feeds.get_mut(feed)?.clients,
+        };
+        let at = clients.iter().position(|other| other.id == client.id)?;
+        Arc::make_mut(clients).swap_remove(at);
+        let subscribers = clients.len();
+        match &client.topic {
+            Topic::Channel(channel) if subscribers == 0 => {
+                self.channels.remove(channel);
+            }
+            Topic::Feed(feed) if self.feeds.get(feed)?.is_forgettable() => {
+                self.feeds.remove(feed);
+            }
+            _ => {}
+        }
+        self.connections -= 1;
+        Some((subscribers, self.connections))
+    }
+
+    /// Every client, by lists.
+    fn lists(&self) -> Vec<Clients> {
+        let feeds = self.feeds.values().map(|entry| &entry.clients);
+        self.channels.values().chain(feeds).cloned().collect()
     }
 }

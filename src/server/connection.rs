@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use super::connections::Admitted;
 use super::relay::Relay;
-use super::socket::{Sockets, wanted_channel};
+use super::socket::{Sockets, wanted_topic};
 use crate::config::Limits;
 use crate::http::{Framing, Head, Incoming, Problem, Received, Reply, linger};
-use crate::protocol::Channel;
+use crate::protocol::Topic;
 
 /// How long a refused client may go on sending before its connection is cut.
 const LINGER: Duration = Duration::from_secs(1);
@@ -73,9 +73,9 @@ impl Connection<'_> {
                 Err(problem) => return self.refuse(problem),
             };
             self.admitted.begin_request();
-            if let Some(channel) = wanted_channel(&head) {
-                return match channel {
-                    Ok(channel) => self.become_websocket(head, channel),
+            if let Some(topic) = wanted_topic(&head) {
+                return match topic {
+                    Ok(topic) => self.become_websocket(head, topic),
                     Err(problem) => self.refuse(problem),
                 };
             }
@@ -129,13 +129,13 @@ impl Connection<'_> {
         )
     }
 
-    fn become_websocket(self, head: Head, channel: Channel) -> Ended {
+    fn become_websocket(self, head: Head, topic: Topic) -> Ended {
         let early = self.incoming.into_rest();
         self.admitted.leave_http();
         match self
             .door
             .sockets
-            .serve(head, channel, self.peer, self.stream, early)
+            .serve(head, topic, self.peer, self.stream, early)
         {
             Ok(()) => Ended::Gone,
             Err(problem) => refuse(self.stream, self.peer, problem),

@@ -2,21 +2,25 @@
 
 mod connection;
 mod connections;
+mod feeds;
 mod listener;
 mod relay;
 mod rest;
 mod socket;
 
+use std::fmt::Display;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::config::{Config, Database, Limits};
 use crate::error::{Error, Result};
-use crate::frame::CloseCode;
+use crate::frame::{CloseCode, StateFrame};
 use crate::journal::Journal;
-use crate::manager::{ConnectionManager, OutboxLimits};
+use crate::manager::{ConnectionManager, Event, EventKind, OutboxLimits, Subscription};
+use crate::protocol::{Draft, Feed, MessageId, Published, State};
 use crate::store;
+use crate::watch::Watchers;
 use connection::Door;
 use connections::Connections;
 use listener::Listener;
@@ -59,6 +63,7 @@ pub struct Server {
     manager: Arc<ConnectionManager>,
     journal: Arc<Journal>,
     rest: Rest,
+    watchers: Watchers,
 }
 
 impl Server {
@@ -66,31 +71,42 @@ impl Server {
     /// returns.
     ///
     /// # Errors
-    /// [`Error::Database`], [`Error::Listen`] or [`Error::System`]; nothing runs then.
+    /// [`Error::Config`], [`Error::Database`], [`Error::Listen`] or [`Error::System`]; nothing
+    /// runs then.
     pub fn start(config: Config) -> Result<Self> {
         let Config {
             listen,
             database: _,
             sync: _,
             drain,
+            watches: _,
+            watch_interval: _,
+            watch_timeout: _,
             limits,
         } = &config;
+        check(&config)?;
         // First of all, so that a second server on this port leaves the database alone.
         let socket = listener::bind(*listen)?;
         let address = socket
             .local_addr()
             .map_err(Error::system("read the listener's address"))?;
-        let (writer, reader) = store::open(&config)?;
+        let (mut writer, reader) = store::open(&config)?;
         let head = reader.head().map_err(|error| unreadable(&config, error))?;
+        let stored = reader
+            .states()
+            .map_err(|error| unreadable(&config, error))?;
         let outbox = OutboxLimits {
             chunks: limits.max_outbox_chunks,
             bytes: limits.max_outbox_bytes,
             replies: limits.max_in_flight,
         };
         let manager = Arc::new(ConnectionManager::new(outbox));
-        let journal = Journal::start(writer, head, Arc::clone(&manager), limits)
+        let history = feeds::restore(&manager, stored, &config.watches, writer.as_mut());
+        let journal = Journal::start(writer, head, history, Arc::clone(&manager), limits)
             .map_err(Error::system("start a thread"))?;
         let journal = Arc::new(journal);
+        let watchers = Watchers::start(&config, &manager, &journal)
+            .map_err(Error::system("start a thread"))?;
         let rest = Rest::start(Arc::clone(&journal), Arc::clone(&manager), reader, limits)?;
         let capacity = Capacity::of_this_process(limits);
         let connections = Connections::new(capacity.connections);
@@ -117,8 +133,10 @@ impl Server {
                 manager,
                 journal,
                 rest,
+                watchers,
             }),
             Err(error) => {
+                watchers.stop();
                 rest.stop();
                 journal.stop();
                 Err(error)
@@ -131,9 +149,51 @@ impl Server {
         self.address
     }
 
-    /// The subscribers.
-    pub fn manager(&self) -> &ConnectionManager {
-        &self.manager
+    /// How many clients are connected to channels and feeds.
+    pub fn active_connections(&self) -> usize {
+        self.manager.active_connections()
+    }
+
+    /// Stores a message and broadcasts it, as `POST /api/messages` does. Blocks until it is
+    /// committed.
+    ///
+    /// # Errors
+    /// [`Error::Store`]; nothing was stored or broadcast then.
+    pub fn publish(&self, draft: Draft) -> Result<MessageId> {
+        self.journal.submit_and_wait(draft)
+    }
+
+    /// Stores a feed's state and tells its subscribers if it differs from the last one, as
+    /// `PUT /api/state/{feed}` does. Blocks until it is committed.
+    ///
+    /// # Errors
+    /// [`Error::Store`] or [`Error::TooManyFeeds`]; nothing has changed then.
+    pub fn publish_state(&self, feed: &Feed, state: State) -> Result<Published> {
+        self.journal.publish_and_wait(feed, state)
+    }
+
+    /// A feed's last state; the one it starts with if nobody has published to it.
+    pub fn last_state(&self, feed: &Feed) -> StateFrame {
+        self.manager.last_state(feed)
+    }
+
+    /// Calls a handler with every event of a type: [`ConnectionManager::subscribe`].
+    ///
+    /// # Errors
+    /// When the process may not have another thread.
+    pub fn subscribe<E: Display>(
+        &self,
+        kind: EventKind,
+        handler: impl FnMut(&Event) -> Result<(), E> + Send + 'static,
+    ) -> Result<Subscription> {
+        self.manager
+            .subscribe(kind, handler)
+            .map_err(Error::system("start a thread"))
+    }
+
+    /// Ends a subscription: [`ConnectionManager::unsubscribe`].
+    pub fn unsubscribe(&self, subscription: Subscription) -> bool {
+        self.manager.unsubscribe(subscription)
     }
 
     /// Stops accepting, answers what was accepted, broadcasts what was committed, closes every
@@ -142,6 +202,7 @@ impl Server {
     pub fn shutdown(self) {
         let deadline = Instant::now() + self.drain;
         self.listener.stop();
+        self.watchers.stop();
         self.connections.stop();
         // Requests in hand get half of the time, so that farewells have the rest.
         if !self
@@ -166,6 +227,25 @@ impl Server {
         }
         self.rest.stop();
     }
+}
+
+/// Refuses what could not work.
+fn check(config: &Config) -> Result<()> {
+    let watches = &config.watches;
+    for (at, watch) in watches.iter().enumerate() {
+        if watches[..at].iter().any(|other| other.feed == watch.feed) {
+            return Err(Error::Config(format!(
+                "--watch names the feed {} twice; a feed has one source",
+                watch.feed
+            )));
+        }
+    }
+    if config.watch_interval.is_zero() {
+        return Err(Error::Config(
+            "--watch-interval is 0; it must be longer".to_owned(),
+        ));
+    }
+    Ok(())
 }
 
 /// What the configuration asks for, as far as the machine's descriptors go.

@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::totals::Totals;
-use super::{ChannelTotals, Page, PageBudget, Reader, Summary, Writer, size};
+use super::{Batch, ChannelTotals, Page, PageBudget, Reader, StoredState, Summary, Writer, size};
 use crate::error::Result;
 use crate::protocol::{Channel, Draft, Message, MessageId};
 
@@ -39,12 +39,14 @@ impl Ring {
 }
 
 impl Writer for Ring {
-    fn append(&mut self, drafts: &[Draft], timestamp: &str) -> Result<Vec<MessageId>> {
+    /// Keeps the messages; states need no keeping, the manager has them.
+    fn commit(&mut self, batch: &Batch<'_>) -> Result<Vec<MessageId>> {
         let max_bytes = self.max_bytes;
         Ok(self.locked(|ring| {
-            let ids = drafts
+            let ids = batch
+                .drafts
                 .iter()
-                .map(|draft| ring.push(draft, timestamp))
+                .map(|draft| ring.push(draft, batch.timestamp))
                 .collect();
             while ring.bytes > max_bytes && ring.messages.len() > 1 {
                 ring.forget_oldest();
@@ -136,6 +138,10 @@ impl Reader for Ring {
     fn summary(&self) -> Result<Summary> {
         Ok(self.locked(|ring| ring.totals.summary()))
     }
+
+    fn states(&self) -> Result<Vec<StoredState>> {
+        Ok(Vec::new())
+    }
 }
 
 #[cfg(test)]
@@ -151,6 +157,16 @@ mod tests {
             provider: None,
             token_count: Some(2),
         }
+    }
+
+    fn append(ring: &mut Ring, channel: &str, content: &str) {
+        ring.commit(&Batch {
+            drafts: &[draft(channel, content)],
+            states: &[],
+            transitions: &[],
+            timestamp: "t",
+        })
+        .expect("memory");
     }
 
     fn page(
@@ -179,8 +195,7 @@ mod tests {
         let mut ring = Ring::new(1000);
         let big = "x".repeat(300);
         for (channel, content) in [("a", &big), ("b", &big), ("b", &big)] {
-            ring.append(&[draft(channel, content)], "t")
-                .expect("memory");
+            append(&mut ring, channel, content);
         }
         assert_eq!(page(&ring, None, None, None, 10), [2, 3]);
         assert_eq!(page(&ring, Some("a"), None, None, 10), [0_u64; 0]);
@@ -208,7 +223,7 @@ mod tests {
         let mut ring = Ring::new(1 << 20);
         for number in 0..10 {
             let channel = if number % 2 == 0 { "even" } else { "odd" };
-            ring.append(&[draft(channel, "x")], "t").expect("memory");
+            append(&mut ring, channel, "x");
         }
         assert_eq!(page(&ring, None, None, None, 3), [8, 9, 10]);
         assert_eq!(page(&ring, None, Some(2), None, 3), [3, 4, 5]);

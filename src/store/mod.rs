@@ -1,4 +1,4 @@
-//! Where messages are kept: SQLite, or a ring in memory.
+//! Where messages and states are kept: SQLite, or a ring in memory.
 //!
 //! One [`Writer`], owned by the journal; any number of readers share the [`Reader`].
 
@@ -11,20 +11,47 @@ use std::sync::Arc;
 
 use crate::config::{Config, Database};
 use crate::error::Result;
-use crate::protocol::{Channel, Draft, Message, MessageId};
+use crate::history::Transition;
+use crate::protocol::{Channel, Draft, Feed, Message, MessageId, Rev};
 
 pub use totals::{ChannelTotals, Summary};
 
 /// The one appender. Blocks on the disk.
 pub trait Writer: Send {
-    /// Stores all drafts in one transaction, in order, and returns their ids, ascending.
+    /// Stores all of a batch in one transaction and returns the ids of its drafts, ascending.
     ///
     /// # Errors
     /// Nothing is stored then; the next call may succeed.
-    fn append(&mut self, drafts: &[Draft], timestamp: &str) -> Result<Vec<MessageId>>;
+    fn commit(&mut self, batch: &Batch<'_>) -> Result<Vec<MessageId>>;
 
     /// Moves everything into the one database file and closes it, its readers too.
     fn close(self: Box<Self>);
+}
+
+/// What is committed together or not at all.
+#[derive(Debug)]
+pub struct Batch<'a> {
+    /// Messages, in order.
+    pub drafts: &'a [Draft],
+    /// Last states of feeds, each feed once.
+    pub states: &'a [StoredState],
+    /// What happened to workflows, in order.
+    pub transitions: &'a [Transition],
+    /// When all of it happened.
+    pub timestamp: &'a str,
+}
+
+/// A feed's state as it outlives the program.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredState {
+    /// The feed.
+    pub feed: Feed,
+    /// Its revision.
+    pub rev: Rev,
+    /// The state, as JSON.
+    pub state: String,
+    /// Whether the server made it itself, so that it may replace it.
+    pub own: bool,
 }
 
 /// What reads history. Blocks on the disk, never on the writer.
@@ -40,6 +67,9 @@ pub trait Reader: Send + Sync {
 
     /// Counts over all messages.
     fn summary(&self) -> Result<Summary>;
+
+    /// Every feed's last state.
+    fn states(&self) -> Result<Vec<StoredState>>;
 }
 
 /// Which part of the history is wanted.

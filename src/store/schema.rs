@@ -1,7 +1,8 @@
 //! The database file: what is in it, and whether a file that is there can be used.
 //!
 //! Version 1 is the table and indexes of the first seed's store, so that a file of either is
-//! readable by both. A refused file is not touched.
+//! readable by both; tables with a prefix of ours beside it disturb nobody. A refused file is
+//! not touched.
 
 use std::fs;
 use std::io::Read;
@@ -40,6 +41,31 @@ const TABLE: &str = "CREATE TABLE IF NOT EXISTS messages (
     provider TEXT,
     token_count INTEGER
 )";
+
+/// States of feeds and what happened to workflows, with the columns they must have.
+const OWN_TABLES: [(&str, &[&str], &str); 2] = [
+    (
+        "threadcast_feeds",
+        &["feed", "rev", "state", "own"],
+        "CREATE TABLE IF NOT EXISTS threadcast_feeds (
+    feed TEXT PRIMARY KEY NOT NULL,
+    rev INTEGER NOT NULL,
+    state TEXT NOT NULL,
+    own INTEGER NOT NULL
+)",
+    ),
+    (
+        "threadcast_workflow_history",
+        &["id", "workflow", "change", "timestamp", "state"],
+        "CREATE TABLE IF NOT EXISTS threadcast_workflow_history (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    workflow TEXT NOT NULL,
+    change TEXT NOT NULL,
+    timestamp TEXT NOT NULL,
+    state TEXT NOT NULL
+)",
+    ),
+];
 
 /// Opens the file for the writer: created when it isn't there, checked when it is.
 pub(super) fn open(path: &Path) -> Result<Connection, String> {
@@ -100,7 +126,18 @@ fn check_content(connection: &Connection) -> Result<(), String> {
         .pragma_query_value(None, "user_version", |row| row.get(0))
         .map_err(|error| explain(&error))?;
     check_version(version)?;
-    let columns = names(connection, "SELECT name FROM pragma_table_info('messages')")?;
+    for (table, expected, _) in OWN_TABLES {
+        let columns = columns(connection, table)?;
+        let missing = expected
+            .iter()
+            .find(|column| !columns.iter().any(|name| name == *column));
+        if let Some(column) = missing
+            && !columns.is_empty()
+        {
+            return Err(format!("its table `{table}` has no column `{column}`"));
+        }
+    }
+    let columns = columns(connection, "messages")?;
     if columns.is_empty() {
         let tables = names(
             connection,
@@ -162,6 +199,9 @@ fn create(connection: &mut Connection) -> rusqlite::Result<()> {
     let transaction =
         connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
     transaction.execute_batch(TABLE)?;
+    for (_, _, create) in OWN_TABLES {
+        transaction.execute_batch(create)?;
+    }
     for column in ["channel_id", "timestamp"] {
         if !has_index(&transaction, column)? {
             transaction.execute_batch(&format!(
@@ -180,6 +220,13 @@ fn has_index(connection: &Connection, column: &str) -> rusqlite::Result<bool> {
          WHERE info.seqno = 0 AND info.name = ?1 AND list.partial = 0",
         [column],
         |row| row.get::<_, i64>(0).map(|count| count > 0),
+    )
+}
+
+fn columns(connection: &Connection, table: &str) -> Result<Vec<String>, String> {
+    names(
+        connection,
+        &format!("SELECT name FROM pragma_table_info('{table}')"),
     )
 }
 

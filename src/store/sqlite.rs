@@ -8,10 +8,10 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OpenFlags, Row, TransactionBehavior, named_params, params};
 
 use super::totals::{Counted, Totals};
-use super::{ChannelTotals, Page, PageBudget, Reader, Summary, Writer, schema};
+use super::{Batch, ChannelTotals, Page, PageBudget, Reader, StoredState, Summary, Writer, schema};
 use crate::config::Sync;
 use crate::error::{Error, Result};
-use crate::protocol::{Channel, Draft, Message, MessageId};
+use crate::protocol::{Channel, Draft, Message, MessageId, Rev, State};
 
 /// How long a commit waits for another program that has the file locked.
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -23,6 +23,13 @@ const READERS: usize = 2;
 const INSERT: &str =
     "INSERT INTO messages (channel_id, author, content, timestamp, lane, provider, token_count)
      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
+
+const PUT_STATE: &str = "INSERT INTO threadcast_feeds (feed, rev, state, own) VALUES (?1, ?2, ?3, ?4)
+     ON CONFLICT (feed) DO UPDATE SET rev = excluded.rev, state = excluded.state, own = excluded.own";
+
+const INSERT_TRANSITION: &str =
+    "INSERT INTO threadcast_workflow_history (workflow, change, timestamp, state)
+     VALUES (?1, ?2, ?3, ?4)";
 
 const COLUMNS: &str = "id, channel_id, author, content, timestamp, lane, provider, token_count";
 
@@ -67,7 +74,7 @@ pub(super) struct SqliteWriter {
 }
 
 impl Writer for SqliteWriter {
-    fn append(&mut self, drafts: &[Draft], timestamp: &str) -> Result<Vec<MessageId>> {
+    fn commit(&mut self, batch: &Batch<'_>) -> Result<Vec<MessageId>> {
         if !self.connection.is_autocommit() {
             // An earlier rollback failed (a disk error); without this every later commit would.
             self.connection.execute_batch("ROLLBACK")?;
@@ -76,22 +83,28 @@ impl Writer for SqliteWriter {
         let transaction = self
             .connection
             .transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let mut ids = Vec::with_capacity(drafts.len());
-        let mut insert = transaction.prepare_cached(INSERT)?;
-        for draft in drafts {
-            let name = draft.channel_id.as_str();
-            insert.execute(params![
-                name,
-                draft.author,
-                draft.content,
-                timestamp,
-                draft.lane,
-                draft.provider,
-                draft.token_count
+        let ids = insert(&transaction, batch.drafts, batch.timestamp)?;
+        for stored in batch.states {
+            let rev = i64::try_from(stored.rev.0).unwrap_or(i64::MAX);
+            transaction.prepare_cached(PUT_STATE)?.execute(params![
+                stored.feed.as_str(),
+                rev,
+                stored.state,
+                stored.own
             ])?;
-            ids.push(id(transaction.last_insert_rowid()));
         }
-        drop(insert);
+        for step in batch.transitions {
+            let state =
+                serde_json::to_string(&step.state).expect("a JSON object always has a JSON form");
+            transaction
+                .prepare_cached(INSERT_TRANSITION)?
+                .execute(params![
+                    step.workflow,
+                    step.change.as_str(),
+                    batch.timestamp,
+                    state
+                ])?;
+        }
         transaction.commit()?;
         Ok(ids)
     }
@@ -104,6 +117,29 @@ impl Writer for SqliteWriter {
             log::warn!("the write-ahead log stays beside the database, nothing is lost: {error}");
         }
     }
+}
+
+fn insert(
+    connection: &Connection,
+    drafts: &[Draft],
+    timestamp: &str,
+) -> rusqlite::Result<Vec<MessageId>> {
+    let mut insert = connection.prepare_cached(INSERT)?;
+    let mut ids = Vec::with_capacity(drafts.len());
+    for draft in drafts {
+        let name = draft.channel_id.as_str();
+        insert.execute(params![
+            name,
+            draft.author,
+            draft.content,
+            timestamp,
+            draft.lane,
+            draft.provider,
+            draft.token_count
+        ])?;
+        ids.push(id(connection.last_insert_rowid()));
+    }
+    Ok(ids)
 }
 
 /// Read-only connections: [`READERS`] from the start, more as needed; as many stay as ever
@@ -216,6 +252,43 @@ impl Reader for SqliteReader {
     fn summary(&self) -> Result<Summary> {
         self.totals(Totals::summary)
     }
+
+    fn states(&self) -> Result<Vec<StoredState>> {
+        let rows: Vec<_> = self.read(|connection| {
+            connection
+                .prepare("SELECT feed, rev, state, own FROM threadcast_feeds ORDER BY feed")?
+                .query_map([], |row| {
+                    Ok((
+                        text(row, 0)?.unwrap_or_default(),
+                        integer(row, 1)?.unwrap_or_default(),
+                        text(row, 2)?.unwrap_or_default(),
+                        integer(row, 3)? == Some(1),
+                    ))
+                })?
+                .collect()
+        })?;
+        let mut states = Vec::with_capacity(rows.len());
+        for (name, rev, state, own) in rows {
+            match stored_state(&name, rev, &state, own) {
+                Ok(state) => states.push(state),
+                // Another program wrote it; the others must not suffer from that.
+                Err(why) => log::error!("the stored state of the feed {name:?} is left out: {why}"),
+            }
+        }
+        Ok(states)
+    }
+}
+
+fn stored_state(name: &str, rev: i64, state: &str, own: bool) -> Result<StoredState, String> {
+    Ok(StoredState {
+        feed: name.parse()?,
+        rev: Rev(u64::try_from(rev).map_err(|_| format!("its revision is {rev}"))?),
+        state: State::parse(state.as_bytes())
+            .map_err(|error| format!("it is not JSON: {error}"))?
+            .as_str()
+            .to_owned(),
+        own,
+    })
 }
 
 /// One seek, then as many steps as the page is long: an index of a channel ends with the id.

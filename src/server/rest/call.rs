@@ -3,7 +3,7 @@
 use serde_json::Value;
 use tiny_http::{Header, Request, Response};
 
-use crate::http::{Problem, Reply, query_pairs};
+use crate::http::{Problem, Reply, percent_decode, query_pairs};
 use crate::protocol::kind;
 
 /// A request that wants an answer. Dropped without one, tiny_http answers 500.
@@ -45,27 +45,41 @@ impl Call {
         query_pairs(&self.query)
     }
 
-    /// The body as JSON. The relay has sent all of it, so this waits for nobody.
+    /// The last segment of the path, decoded.
+    pub(super) fn last_segment(&self) -> Result<String, Problem> {
+        percent_decode(self.path.rsplit('/').next().unwrap_or_default())
+    }
+
+    /// The body, which is to be JSON. The relay has sent all of it, so this waits for nobody.
     ///
     /// # Errors
-    /// 400 with line and column, 415.
-    pub(super) fn json(&mut self) -> Result<Value, Problem> {
-        if let Some(found) = self.header("Content-Type")
-            && !is_json(found)
-        {
-            let problem = Problem::new(
-                415,
-                format!("the body's type is {found:?}; it must be application/json"),
-            );
-            return Err(problem.with_header("Accept", "application/json"));
+    /// 415 when its type is neither JSON nor one of `others`.
+    pub(super) fn body(&mut self, others: &[&str]) -> Result<Vec<u8>, Problem> {
+        if let Some(found) = self.header("Content-Type") {
+            let essence = essence(found);
+            if !is_json(&essence) && !others.contains(&&essence[..]) {
+                let problem = Problem::new(
+                    415,
+                    format!("the body's type is {found:?}; it must be application/json"),
+                );
+                return Err(problem.with_header("Accept", "application/json"));
+            }
         }
         let mut body = Vec::new();
         self.request
             .as_reader()
             .read_to_end(&mut body)
             .map_err(|error| Problem::new(400, format!("the body cannot be read: {error}")))?;
+        Ok(body)
+    }
+
+    /// The body as JSON.
+    ///
+    /// # Errors
+    /// 400 with line and column, 415.
+    fn json(&mut self) -> Result<Value, Problem> {
         // The error tells line and column.
-        serde_json::from_slice(&body)
+        serde_json::from_slice(&self.body(&[])?)
             .map_err(|error| Problem::new(400, format!("the body is not JSON: {error}")))
     }
 
@@ -126,7 +140,7 @@ impl Call {
         self.reply(reply);
     }
 
-    fn header(&self, name: &'static str) -> Option<&str> {
+    pub(super) fn header(&self, name: &'static str) -> Option<&str> {
         self.request
             .headers()
             .iter()
@@ -152,14 +166,14 @@ impl Call {
     }
 }
 
+/// A media type without its parameters.
+fn essence(media_type: &str) -> String {
+    let essence = media_type.split(';').next().unwrap_or_default();
+    essence.trim().to_ascii_lowercase()
+}
+
 /// Whether a media type is JSON (RFC 6839 for the suffix).
-fn is_json(media_type: &str) -> bool {
-    let essence = media_type
-        .split(';')
-        .next()
-        .unwrap_or_default()
-        .trim()
-        .to_ascii_lowercase();
+fn is_json(essence: &str) -> bool {
     essence == "application/json"
         || essence == "text/json"
         || (essence.starts_with("application/") && essence.ends_with("+json"))

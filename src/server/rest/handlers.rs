@@ -20,7 +20,7 @@ const DEFAULT_LIMIT: usize = 200;
 const MAX_LIMIT: usize = 1000;
 
 /// What a client should wait before it tries a store again that failed, in seconds.
-const RETRY_AFTER: u32 = 1;
+pub(super) const RETRY_AFTER: u32 = 1;
 
 const INDEX: &str = concat!(
     "threadcast ",
@@ -38,10 +38,15 @@ const INDEX: &str = concat!(
      \x20   -H 'Content-Type: application/json' \\\n\
      \x20   -d '{\"channel_id\":\"lab\",\"author\":\"me\",\"content\":\"hello\"}'\n\
      \n\
+     Publish a state, and subscribe to it: ws://HOST/ws/board\n\
+     \n\
+     \x20 curl -X PUT http://HOST/api/state/board -d '{\"temperature\":21.5}'\n\
+     \n\
      Look:\n\
      \n\
      \x20 curl 'http://HOST/api/messages?channel_id=lab&limit=10'\n\
      \x20 curl http://HOST/api/channels\n\
+     \x20 curl http://HOST/api/state\n\
      \x20 curl http://HOST/api/summary\n\
      \x20 curl http://HOST/api/health\n",
 );
@@ -205,7 +210,7 @@ fn answer_from_store(
     });
 }
 
-fn json_body(value: &impl Serialize) -> Vec<u8> {
+pub(super) fn json_body(value: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(value).expect("strings and numbers always have a JSON form")
 }
 

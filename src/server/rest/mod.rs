@@ -9,6 +9,7 @@ mod call;
 mod directory;
 mod handlers;
 mod routes;
+mod states;
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -27,6 +28,7 @@ use crate::manager::ConnectionManager;
 use crate::store::Reader;
 use call::Call;
 use directory::PrivateDirectory;
+pub(super) use routes::route_table;
 pub use routes::{ROUTES, Route};
 
 /// Threads that read history; each may have one answer of [`Limits::max_page_bytes`] in hand.

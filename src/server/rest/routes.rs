@@ -2,21 +2,28 @@
 
 use std::sync::Arc;
 
-use super::handlers;
-use super::{Api, Call};
+use serde::Serialize;
+
+use super::handlers::json_body;
+use super::{Api, Call, handlers, states};
+use crate::protocol::State;
 
 /// A method on a path.
+#[derive(Serialize)]
 pub struct Route {
-    /// The method; GET answers HEAD too.
-    pub method: &'static str,
     /// The path; a segment `{name}` stands for any one segment.
     pub path: &'static str,
+    /// The method; GET answers HEAD too.
+    pub method: &'static str,
     /// The handler's name.
     pub name: &'static str,
     /// What it is for, in one line.
     pub summary: &'static str,
+    /// What a client has to know.
+    pub description: &'static str,
     /// What it belongs to.
     pub tags: &'static [&'static str],
+    #[serde(skip)]
     pub(super) handler: fn(&Arc<Api>, Call),
 }
 
@@ -27,6 +34,7 @@ pub const ROUTES: &[Route] = &[
         path: "/",
         name: "index",
         summary: "Commands to paste",
+        description: "Plain text: how to subscribe, publish and look, with this server's address.",
         tags: &["server"],
         handler: handlers::index,
     },
@@ -35,6 +43,7 @@ pub const ROUTES: &[Route] = &[
         path: "/api/messages",
         name: "post_message",
         summary: "Store a message and broadcast it to its channel",
+        description: "A JSON object with `channel_id`, `author` and `content`, and if you like `lane`, `provider` and `token_count`. 200 means that it is committed.",
         tags: &["messages"],
         handler: handlers::post_message,
     },
@@ -43,6 +52,7 @@ pub const ROUTES: &[Route] = &[
         path: "/api/messages",
         name: "get_messages",
         summary: "Read the history, of one channel or of all",
+        description: "Ascending ids. Query: `channel_id`, `since`, `before`, `limit` (1 to 1000, default 200); without `since` the newest.",
         tags: &["messages"],
         handler: handlers::get_messages,
     },
@@ -51,6 +61,7 @@ pub const ROUTES: &[Route] = &[
         path: "/api/channels",
         name: "get_channels",
         summary: "List the channels with their counts",
+        description: "By name, with messages, newest id and subscribers.",
         tags: &["messages"],
         handler: handlers::get_channels,
     },
@@ -59,6 +70,7 @@ pub const ROUTES: &[Route] = &[
         path: "/api/summary",
         name: "get_summary",
         summary: "Count messages and tokens, by provider and lane",
+        description: "Messages and tokens in total; null and empty providers and lanes are left out.",
         tags: &["messages"],
         handler: handlers::get_summary,
     },
@@ -67,6 +79,7 @@ pub const ROUTES: &[Route] = &[
         path: "/api/health",
         name: "get_health",
         summary: "Tell that the server is up, and its newest id",
+        description: "Status, version, uptime, connections and newest id, from memory.",
         tags: &["server"],
         handler: handlers::get_health,
     },
@@ -75,10 +88,65 @@ pub const ROUTES: &[Route] = &[
         path: "/api/ws/{channel_id}",
         name: "subscribe_channel",
         summary: "Subscribe to a channel and publish to it, over WebSocket",
+        description: "Every message of the channel as a text frame, in ascending order of ids; `message`, `ping` and `client_ready` frames are taken.",
         tags: &["messages", "websocket"],
         handler: handlers::upgrade_required,
     },
+    Route {
+        method: "PUT",
+        path: "/api/state/{feed}",
+        name: "put_state",
+        summary: "Publish a feed's state",
+        description: "Any JSON value. Subscribers hear of it if it differs from the last one as a value; the answer says so, with the revision.",
+        tags: &["feeds"],
+        handler: states::put_state,
+    },
+    Route {
+        method: "GET",
+        path: "/api/state/{feed}",
+        name: "get_state",
+        summary: "Read a feed's last state",
+        description: "The same object as the subscribers' frame. The revision is its ETag: `If-None-Match` is answered 304.",
+        tags: &["feeds"],
+        handler: states::get_state,
+    },
+    Route {
+        method: "GET",
+        path: "/api/state",
+        name: "get_states",
+        summary: "List the feeds",
+        description: "By name, with revision and subscribers; watched ones with how their source fares.",
+        tags: &["feeds"],
+        handler: states::get_states,
+    },
+    Route {
+        method: "GET",
+        path: "/ws/{feed}",
+        name: "subscribe_feed",
+        summary: "Subscribe to a feed, over WebSocket",
+        description: "The last state at once, then every change; a slow client may skip states, never the newest.",
+        tags: &["feeds", "websocket"],
+        handler: handlers::upgrade_required,
+    },
+    Route {
+        method: "GET",
+        path: "/api/v1/ws/{feed}",
+        name: "subscribe_feed_v1",
+        summary: "Subscribe to a feed, over WebSocket",
+        description: "The same as /ws/{feed}.",
+        tags: &["feeds", "websocket"],
+        handler: handlers::upgrade_required,
+    },
 ];
+
+/// The REST routes as the `routes` feed shows them.
+pub(in crate::server) fn route_table() -> State {
+    let rest: Vec<&Route> = ROUTES
+        .iter()
+        .filter(|route| !route.tags.contains(&"websocket"))
+        .collect();
+    State::parse(&json_body(&rest)).expect("strings always have a JSON form")
+}
 
 pub(super) enum Found {
     Route(&'static Route),
@@ -91,7 +159,7 @@ pub(super) enum Found {
 
 pub(super) fn find(method: &str, path: &str) -> Found {
     if path == "*" {
-        return Found::Options("GET, HEAD, POST, OPTIONS".to_owned());
+        return Found::Options("GET, HEAD, POST, PUT, OPTIONS".to_owned());
     }
     let wanted = if method == "HEAD" { "GET" } else { method };
     let mut allow = Vec::new();

@@ -1,11 +1,13 @@
 //! Whether a request may become a WebSocket (RFC 6455, section 4.2).
 
+use std::str::FromStr;
+
 use tungstenite::error::{Error, ProtocolError};
 use tungstenite::handshake::server::{Request, create_response, write_response};
 use tungstenite::http::{HeaderName, HeaderValue, Method};
 
 use crate::http::{Framing, Head, Problem, percent_decode};
-use crate::protocol::Channel;
+use crate::protocol::{Channel, Feed, Topic};
 
 /// Headers that decide about the upgrade.
 const DECIDING: [&str; 4] = [
@@ -15,19 +17,33 @@ const DECIDING: [&str; 4] = [
     "sec-websocket-key",
 ];
 
-/// The channel that a WebSocket path names; `None` for every other path.
+/// What a WebSocket path names; `None` for every other path.
 ///
 /// # Errors
 /// 400 or 422 when the name is not one.
-pub(super) fn channel(path: &str) -> Option<Result<Channel, Problem>> {
-    let name = path
-        .strip_prefix("/api/ws/")
-        .filter(|name| !name.is_empty() && !name.contains('/'))?;
-    Some(percent_decode(name).and_then(|name| {
-        name.parse().map_err(|detail| {
-            Problem::field("channel_id", format!("`channel_id` in the path: {detail}"))
-        })
-    }))
+pub(super) fn topic(path: &str) -> Option<Result<Topic, Problem>> {
+    if let Some(name) = segment(path, "/api/ws/") {
+        return Some(named::<Channel>(name, "channel_id"));
+    }
+    let name = segment(path, "/ws/").or_else(|| segment(path, "/api/v1/ws/"))?;
+    Some(named::<Feed>(name, "feed"))
+}
+
+/// The one segment behind a prefix.
+fn segment<'a>(path: &'a str, prefix: &str) -> Option<&'a str> {
+    path.strip_prefix(prefix)
+        .filter(|name| !name.is_empty() && !name.contains('/'))
+}
+
+fn named<N: FromStr<Err = String> + Into<Topic>>(
+    name: &str,
+    field: &str,
+) -> Result<Topic, Problem> {
+    let name = percent_decode(name)?;
+    let name: N = name
+        .parse()
+        .map_err(|detail| Problem::field(field, format!("`{field}` in the path: {detail}")))?;
+    Ok(name.into())
 }
 
 /// The answer that makes the connection a WebSocket.

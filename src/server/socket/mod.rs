@@ -14,7 +14,6 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt::set_socket_linger;
 
 use crate::config::Limits;
@@ -22,7 +21,7 @@ use crate::frame::{Chunk, CloseCode};
 use crate::http::{Head, Problem, linger};
 use crate::journal::Journal;
 use crate::manager::{Client, ConnectionManager, End};
-use crate::protocol::{Channel, ClientFrame, FrameError, ServerFrame};
+use crate::protocol::{ClientFrame, FrameError, ServerFrame, Topic};
 use decoder::{Decoder, Heard};
 use heartbeat::{Beat, Heartbeat};
 use publishing::Publishing;
@@ -33,14 +32,14 @@ const LINGER: Duration = Duration::from_secs(2);
 /// How long a session waits before it asks a full journal again.
 const ROOM_INTERVAL: Duration = Duration::from_millis(10);
 
-/// The channel that a request wants to subscribe to over WebSocket; `None` for every other
-/// request, which goes to REST.
+/// What a request wants to subscribe to over WebSocket; `None` for every other request, which
+/// goes to REST.
 ///
 /// # Errors
-/// 400 or 422 when the path names no channel.
-pub(super) fn wanted_channel(head: &Head) -> Option<Result<Channel, Problem>> {
+/// 400 or 422 when the path names no channel or feed.
+pub(super) fn wanted_topic(head: &Head) -> Option<Result<Topic, Problem>> {
     if head.method == "GET" {
-        handshake::channel(head.path())
+        handshake::topic(head.path())
     } else {
         None
     }
@@ -65,7 +64,7 @@ impl Sockets {
     pub(super) fn serve(
         &self,
         head: Head,
-        channel: Channel,
+        topic: Topic,
         peer: SocketAddr,
         stream: &Arc<TcpStream>,
         early: Vec<u8>,
@@ -79,11 +78,10 @@ impl Sockets {
                 1,
             )
         };
-        stream.set_nonblocking(true).map_err(unavailable)?;
         // Registered before the 101 goes out: whoever has seen it hears the next message.
         let client = self
             .manager
-            .connect(channel, peer, Arc::clone(stream), accepted)
+            .connect(topic, peer, Arc::clone(stream), accepted)
             .map_err(|error| {
                 let _ = stream.set_nonblocking(false);
                 unavailable(error)
@@ -191,34 +189,8 @@ impl<'a> Session<'a> {
 
     /// Waits for whatever comes first; `true` when there is something to read.
     fn wait(&mut self, may_read: bool, journal_has_room: bool) -> bool {
-        let client = self.client;
-        let congested = client.is_congested();
-        let mut events = PollFlags::empty();
-        events.set(PollFlags::IN, may_read);
-        events.set(PollFlags::OUT, congested);
-        let mut ready = [
-            PollFd::new(client.stream(), events),
-            PollFd::new(client.wake_handle(), PollFlags::IN),
-        ];
-        let timeout = timespec(self.timeout(congested, journal_has_room));
-        if poll(&mut ready, Some(&timeout)).is_err() {
-            // Interrupted: the loop looks at everything again.
-            return false;
-        }
-        let (socket, wake) = (ready[0].revents(), ready[1].revents());
-        if !wake.is_empty() {
-            client.wake_handle().clear();
-        }
-        let broken = socket.intersects(PollFlags::ERR | PollFlags::HUP);
-        if congested && (broken || socket.contains(PollFlags::OUT)) {
-            client.drain();
-        }
-        if broken && !may_read {
-            // The peer is gone while nothing is read: say so instead of spinning.
-            client.finish_with(Chunk::raw(Vec::new()));
-            return false;
-        }
-        may_read && (broken || socket.contains(PollFlags::IN))
+        let timeout = self.timeout(self.client.is_congested(), journal_has_room);
+        self.client.wait(may_read, timeout)
     }
 
     fn timeout(&self, congested: bool, journal_has_room: bool) -> Duration {
@@ -280,7 +252,7 @@ impl<'a> Session<'a> {
 
     fn text(&mut self, text: &str) {
         let limit = self.sockets.limits.max_body_bytes;
-        let frame = ClientFrame::parse(text, &self.client.channel);
+        let frame = ClientFrame::parse(text, &self.client.topic);
         let frame = if text.len() > limit {
             Err(too_large(text.len(), limit, frame))
         } else {
@@ -323,14 +295,5 @@ fn too_large(length: usize, limit: usize, parsed: Result<ClientFrame, FrameError
         code: "too_large",
         detail: format!("the frame has {length} bytes, {limit} are allowed"),
         reference,
-    }
-}
-
-fn timespec(duration: Duration) -> Timespec {
-    // Rounded up: waking before a deadline would only mean waiting again.
-    let duration = duration + Duration::from_millis(1);
-    Timespec {
-        tv_sec: duration.as_secs() as i64,
-        tv_nsec: i64::from(duration.subsec_nanos()),
     }
 }

@@ -1,5 +1,8 @@
 //! The JSON types of the wire: what publishers send, what subscribers get.
 
+mod feed;
+mod state;
+
 use std::borrow::Borrow;
 use std::fmt;
 use std::str::FromStr;
@@ -7,6 +10,9 @@ use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
+
+pub use feed::{Feed, Published, ROUTES, Rev, Topic, WORKFLOW_HISTORY, WORKFLOWS, WatchStatus};
+pub use state::State;
 
 /// Longest channel name, in characters.
 pub const MAX_CHANNEL_CHARS: usize = 128;
@@ -190,7 +196,8 @@ pub enum ClientFrame {
 /// Why a client's frame was refused; the connection stays.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FrameError {
-    /// `invalid_json`, `unknown_type`, `invalid_field`, `too_large` or `store_unavailable`.
+    /// `invalid_json`, `unknown_type`, `invalid_field`, `too_large`, `store_unavailable` or,
+    /// on a feed, `read_only`.
     pub code: &'static str,
     /// What was found and what would be right.
     pub detail: String,
@@ -199,11 +206,26 @@ pub struct FrameError {
 }
 
 impl ClientFrame {
-    /// Reads a text frame that came on a connection to `channel`.
+    /// Reads a text frame that came on a connection to `topic`.
     ///
     /// # Errors
     /// Says what was wrong in the words of the protocol.
-    pub fn parse(text: &str, channel: &Channel) -> Result<Self, FrameError> {
+    pub fn parse(text: &str, topic: &Topic) -> Result<Self, FrameError> {
+        let frame = Self::read(text, topic);
+        match topic {
+            Topic::Channel(_) => frame,
+            Topic::Feed(feed) => frame.map_err(|error| FrameError {
+                code: "read_only",
+                detail: format!(
+                    "a feed takes `ping` and `client_ready` only ({}); PUT /api/state/{feed} publishes to it",
+                    error.detail
+                ),
+                ..error
+            }),
+        }
+    }
+
+    fn read(text: &str, topic: &Topic) -> Result<Self, FrameError> {
         let refuse = |code, detail| FrameError {
             code,
             detail,
@@ -234,6 +256,9 @@ impl ClientFrame {
         };
         match object.get("type") {
             Some(Value::String(name)) if name == "message" => {
+                let Topic::Channel(channel) = topic else {
+                    return Err(refuse("read_only", "this is a message".to_owned()));
+                };
                 let draft = channel_draft(&mut object, channel)
                     .map_err(|error| refuse("invalid_field", error.detail))?;
                 Ok(Self::Message(draft, reference))

@@ -1,0 +1,186 @@
+//! A feed's state: any JSON value, and when two of them are the same.
+
+use serde_json::{Number, Value};
+
+/// Any JSON value: its text without insignificant white space, otherwise as its publisher
+/// wrote it, down to the order of keys and the digits of numbers.
+#[derive(Debug, Clone)]
+pub struct State {
+    text: String,
+    value: Value,
+}
+
+impl State {
+    /// Reads JSON.
+    ///
+    /// # Errors
+    /// Tells line and column of what is not JSON, or nested more than 128 deep.
+    pub fn parse(json: &[u8]) -> Result<Self, serde_json::Error> {
+        let value = serde_json::from_slice(json)?;
+        let json = str::from_utf8(json).expect("the parser has seen that it is UTF-8");
+        Ok(Self {
+            text: compact(json),
+            value,
+        })
+    }
+
+    /// The JSON text, in one line.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// The value.
+    pub fn value(&self) -> &Value {
+        &self.value
+    }
+
+    /// Whether this JSON text is the same value: the order of keys, white space and the
+    /// notation of strings and numbers don't matter. Of a key that is there twice the last
+    /// counts; numbers beyond 64 bits are compared as doubles.
+    pub fn is_same(&self, other: &str) -> bool {
+        self.text == other
+            || serde_json::from_str(other).is_ok_and(|other| same(&self.value, &other))
+    }
+}
+
+impl From<Value> for State {
+    fn from(value: Value) -> Self {
+        Self {
+            text: value.to_string(),
+            value,
+        }
+    }
+}
+
+/// Takes the white space out of a valid JSON text, but for that in strings.
+fn compact(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    let (mut in_string, mut escaped, mut start) = (false, false, 0);
+    for (at, byte) in json.bytes().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = true,
+            b'"' => in_string = !in_string,
+            b' ' | b'\t' | b'\n' | b'\r' if !in_string => {
+                text.push_str(&json[start..at]);
+                start = at + 1;
+            }
+            _ => {}
+        }
+    }
+    text.push_str(&json[start..]);
+    text
+}
+
+fn same(one: &Value, other: &Value) -> bool {
+    match (one, other) {
+        (Value::Number(one), Value::Number(other)) => same_number(one, other),
+        (Value::Array(one), Value::Array(other)) => {
+            one.len() == other.len() && one.iter().zip(other).all(|(one, other)| same(one, other))
+        }
+        (Value::Object(one), Value::Object(other)) => {
+            one.len() == other.len()
+                && one
+                    .iter()
+                    .all(|(key, one)| other.get(key).is_some_and(|other| same(one, other)))
+        }
+        _ => one == other,
+    }
+}
+
+/// 1 is 1.0, but no integer is a double that merely is the nearest to it.
+fn same_number(one: &Number, other: &Number) -> bool {
+    match (one.as_i128(), other.as_i128()) {
+        (Some(one), Some(other)) => one == other,
+        (None, None) => one.as_f64() == other.as_f64(),
+        (Some(integer), None) => is_integer(other, integer),
+        (None, Some(integer)) => is_integer(one, integer),
+    }
+}
+
+fn is_integer(double: &Number, integer: i128) -> bool {
+    double
+        .as_f64()
+        .is_some_and(|double| double.fract() == 0.0 && double as i128 == integer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(json: &str) -> State {
+        State::parse(json.as_bytes()).expect(json)
+    }
+
+    #[test]
+    fn the_text_is_the_publisher_s_without_its_white_space() {
+        for (json, text) in [
+            (
+                " {\"b\" : 1.10,\r\n\t\"a\":[ 1 , 2 ]}\n",
+                r#"{"b":1.10,"a":[1,2]}"#,
+            ),
+            (r#"["a  \" b", "\\" ]"#, r#"["a  \" b","\\"]"#),
+            ("  12345678901234567890123 ", "12345678901234567890123"),
+            (r#" "é \u00e9" "#, r#""é \u00e9""#),
+        ] {
+            assert_eq!(state(json).as_str(), text);
+        }
+        assert_eq!(
+            State::from(serde_json::json!({"a": [1]})).as_str(),
+            r#"{"a":[1]}"#
+        );
+    }
+
+    #[test]
+    fn the_same_value_in_another_notation_is_no_change() {
+        for (one, other) in [
+            (r#"{"a":1,"b":[{"c":null}]}"#, r#"{"b":[{"c":null}],"a":1}"#),
+            (r#""é""#, r#""\u00e9""#),
+            ("1", "1.0"),
+            ("100", "1e2"),
+            ("0", "-0.0"),
+            (r#"{"a":1,"a":2}"#, r#"{"a":2}"#),
+        ] {
+            assert!(state(one).is_same(other), "{one} {other}");
+            assert!(state(other).is_same(one), "{other} {one}");
+        }
+    }
+
+    #[test]
+    fn another_value_is_a_change() {
+        for (one, other) in [
+            ("[1,2]", "[2,1]"),
+            ("[1]", "[1,1]"),
+            ("1", r#""1""#),
+            ("null", "0"),
+            (r#"{"a":1}"#, r#"{"a":1,"b":null}"#),
+            (r#"{"a":null}"#, r#"{"b":null}"#),
+            ("9007199254740993", "9007199254740992.0"),
+            ("18446744073709551615", "-1"),
+            ("0.1", "0.2"),
+            (r#""a ""#, r#""a""#),
+        ] {
+            assert!(!state(one).is_same(other), "{one} {other}");
+            assert!(!state(other).is_same(one), "{other} {one}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_json_is_refused_with_its_place() {
+        let deep = "[".repeat(200) + &"]".repeat(200);
+        for json in [
+            "",
+            "{",
+            "1 2",
+            "nul",
+            "{'a':1}",
+            "\u{feff}1",
+            r#""\ud800""#,
+            &deep,
+        ] {
+            let error = State::parse(json.as_bytes()).expect_err(json).to_string();
+            assert!(error.contains("line"), "{error}");
+        }
+        assert!(State::parse(b"\"\xff\"").is_err());
+    }
+}

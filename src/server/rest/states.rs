@@ -1,0 +1,119 @@
+//! The routes of feeds: publish a state, read one, list them all.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::handlers::{RETRY_AFTER, json_body};
+use super::{Api, Call};
+use crate::error::{Error, Result};
+use crate::http::{Problem, Reply};
+use crate::manager::FeedStatus;
+use crate::protocol::{Feed, Published, Rev, State};
+
+/// What browsers and proxies may do with a state: keep it, and ask every time whether it
+/// still is the last one.
+const CACHE_CONTROL: &str = "no-cache";
+
+pub(super) fn put_state(api: &Arc<Api>, mut call: Call) {
+    let (feed, state) = match feed(&call).and_then(|feed| Ok((feed, state(&mut call)?))) {
+        Ok(asked) => asked,
+        Err(problem) => return call.reply(problem.into()),
+    };
+    if !api.journal.has_room() {
+        let problem = Problem::unavailable("too much waits to be stored", RETRY_AFTER);
+        return call.reply(problem.into());
+    }
+    let answer = move |outcome: Result<Published>| match outcome {
+        Ok(published) => call.reply(Reply::json(json_body(&Answer {
+            success: true,
+            published,
+        }))),
+        Err(error @ Error::TooManyFeeds { .. }) => {
+            call.reply(Problem::field("feed", error.to_string()).into());
+        }
+        Err(error) => call.reply(Problem::from(&error).into()),
+    };
+    api.journal.publish(feed, state, Box::new(answer));
+}
+
+#[derive(Serialize)]
+struct Answer {
+    success: bool,
+    #[serde(flatten)]
+    published: Published,
+}
+
+/// Answers from memory, however busy the store is.
+pub(super) fn get_state(api: &Arc<Api>, call: Call) {
+    let feed = match feed(&call) {
+        Ok(feed) => feed,
+        Err(problem) => return call.reply(problem.into()),
+    };
+    let state = api.manager.last_state(&feed);
+    let etag = etag(state.rev);
+    let is_known = call
+        .header("If-None-Match")
+        .is_some_and(|known| lists(known, &etag));
+    let reply = Reply::json(state.json().to_vec())
+        .with_header("ETag", etag)
+        .with_header("Cache-Control", CACHE_CONTROL);
+    call.reply(if is_known {
+        reply.not_modified()
+    } else {
+        reply
+    });
+}
+
+/// Answers from memory, too.
+pub(super) fn get_states(api: &Arc<Api>, call: Call) {
+    let feeds = api.manager.feeds();
+    call.reply(Reply::json(json_body(&Feeds { feeds })));
+}
+
+#[derive(Serialize)]
+struct Feeds {
+    feeds: Vec<FeedStatus>,
+}
+
+/// The feed that the path names.
+fn feed(call: &Call) -> Result<Feed, Problem> {
+    call.last_segment()?
+        .parse()
+        .map_err(|detail| Problem::field("feed", format!("`feed` in the path: {detail}")))
+}
+
+/// The body. A type that only says «curl -d» is no obstacle: no page can send a PUT to a
+/// stranger without being asked first.
+fn state(call: &mut Call) -> Result<State, Problem> {
+    let body = call.body(&["application/x-www-form-urlencoded"])?;
+    State::parse(&body).map_err(|error| Problem::new(400, format!("the body is not JSON: {error}")))
+}
+
+fn etag(rev: Rev) -> String {
+    format!("\"{rev}\"")
+}
+
+/// Whether an `If-None-Match` names this tag (RFC 9110, sections 13.1.2 and 8.8.3.2: weak
+/// comparison).
+fn lists(header: &str, etag: &str) -> bool {
+    header
+        .split(',')
+        .map(str::trim)
+        .any(|known| known == "*" || known.strip_prefix("W/").unwrap_or(known) == etag)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tag_is_found_in_every_form_of_the_header() {
+        for header in ["\"7\"", "W/\"7\"", "\"6\", \"7\"", "*", " \"7\" ,W/\"8\""] {
+            assert!(lists(header, "\"7\""), "{header}");
+        }
+        for header in ["", "7", "\"77\"", "\"6\", \"8\"", "W/"] {
+            assert!(!lists(header, "\"7\""), "{header}");
+        }
+    }
+}
