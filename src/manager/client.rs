@@ -117,7 +117,8 @@ pub enum End {
 }
 
 impl Client {
-    /// A client whose socket gets `first` before anything else: the handshake's answer.
+    /// A client whose socket gets `first`, if there is any, before anything else: the
+    /// handshake's answer.
     ///
     /// `stream` must be non-blocking. `first` goes out with the first [`Self::drain`] or offer.
     pub(super) fn new(
@@ -150,7 +151,10 @@ impl Client {
             last_word: OnceLock::new(),
             writer: Mutex::new(Writer {
                 outbox: receiver,
-                unsent: VecDeque::from([first]),
+                unsent: Some(first)
+                    .filter(|first| !first.is_empty())
+                    .into_iter()
+                    .collect(),
                 written: 0,
                 closing: false,
                 stalled_since: None,

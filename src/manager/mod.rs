@@ -111,9 +111,9 @@ impl ConnectionManager {
     /// Registers a client: it hears everything on its topic from now on, after `first` and,
     /// on a feed, the state of this moment.
     ///
-    /// Makes `stream` non-blocking. `first` is the answer to its handshake; it goes out with
-    /// the first broadcast or when the caller drains the client. A thread of the caller's
-    /// looks after the client: [`Client::wait`].
+    /// Makes `stream` non-blocking. `first` is the answer to its handshake, or nothing when
+    /// that is given already; it goes out with the first broadcast or when the caller drains
+    /// the client. A thread of the caller's looks after the client: [`Client::wait`].
     ///
     /// # Errors
     /// When the process has no descriptor left for the client's wake handle.

@@ -46,6 +46,11 @@ impl TestServer {
         }
     }
 
+    /// The server itself, for what a program that embeds it does.
+    pub fn server(&self) -> &Server {
+        self.server.as_ref().expect("it was not shut down")
+    }
+
     pub fn database(&self) -> PathBuf {
         self.dir.path().join("test.db")
     }
