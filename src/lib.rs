@@ -1,6 +1,7 @@
 //! Threadcast: a real-time broadcast server in one small program.
 //!
 //! POST a message, and every WebSocket client of its channel has it, stored, in one order.
+//! Publish a state, and every subscriber of its feed has it, but only when it changed.
 //!
 //! **One thread commits every message and thereby decides its order; one registry holds
 //! every subscriber's bounded outbox; one thread owns each connection; nothing else is
@@ -14,8 +15,11 @@
 //! | `conn-N` | 1 per connection | reads whole requests; relays them to `rest`, or becomes the WebSocket session |
 //! | `rest` | 1 | tiny_http's request loop: routes and handlers; waits neither for a client nor for the disk |
 //! | `query-N` | 2 | read history from the store for `rest` |
-//! | `journal` | 1 | the sequencer: takes all waiting drafts, commits them in one transaction, answers their publishers |
+//! | `journal` | 1 | the sequencer: takes all waiting drafts and states, commits them in one transaction, answers their publishers |
 //! | `broadcast` | 1 | takes committed batches in order, merges what waits into one chunk per channel, offers it to the subscribers |
+//! | `feeds` | 1 | offers the newest states to the subscribers of feeds, so that a large one holds up no message |
+//! | `watch-FEED` | 1 per watched feed | looks at a file or command while the feed has subscribers |
+//! | `handler` | 1 per subscription of the embedding program | calls it with what happens |
 //!
 //! tiny_http has an accept thread of its own and one thread per connection of the relay.
 //!
@@ -26,6 +30,14 @@
 //! encoded frame to every [`Client`](manager::Client) of the channel → the outbox is drained
 //! into the socket right there. A socket that is full is left to its own thread.
 //!
+//! # A state's way
+//!
+//! `PUT` or a watcher → compared with the feed's last state, and answered there and then if it
+//! is the same → `journal` gives it the next revision and commits it → it replaces the last
+//! state in the [`manager`], under the lock under which subscribers register: whoever comes
+//! later starts with it → `feeds` offers it to those that were there. A subscriber has one
+//! place for states: what it cannot take is replaced by the next.
+//!
 //! # Rooms
 //!
 //! A module uses only floors below its own; `tests/floors.rs` holds that.
@@ -34,19 +46,20 @@
 //! |---|---|
 //! | 5 | `main`, `cli` |
 //! | 4 | [`server`] (wiring, start, shutdown), its listener and connections; `bench` |
-//! | 3 | `server::rest` (the only room that knows tiny_http), `server::relay`, `server::socket` |
-//! | 2 | [`journal`] (with the `broadcast` thread) |
+//! | 3 | `server::rest` (the only room that knows tiny_http), `server::relay`, `server::socket`, `watch` |
+//! | 2 | [`journal`] (with the `broadcast` and `feeds` threads) |
 //! | 1 | [`manager`], [`store`] |
-//! | 0 | [`config`], [`error`], [`protocol`], [`frame`], [`http`] |
+//! | 0 | [`config`], [`error`], [`protocol`], [`frame`], [`history`], [`http`] |
 //!
 //! # Invariants
 //!
-//! - Only `journal` appends to the store, only `broadcast` offers messages.
+//! - Only `journal` writes to the store and changes the server's feeds, only `broadcast` offers messages.
 //! - Nothing is broadcast or acknowledged that is not committed.
 //! - Only the holder of a client's writer lock writes to its socket; nothing follows a close frame.
 //! - The manager's lock is held for edits of its map and to take lists, never during a send,
 //!   a log line or a read of the store.
 //! - A client is registered before its 101 goes out: who has seen the handshake hears the next message.
+//! - A feed's revision only grows, and no subscriber is given a state older than one it had.
 //! - A panic in one connection ends that connection only; locks recover from poisoning.
 //! - Every accepted connection ends in one place that unregisters it, the drop of its `Admitted`.
 //! - There is no global state, and no lazy singleton.
@@ -61,8 +74,14 @@
 //! | drafts waiting for the journal | [`Limits::max_queued_bytes`] and one read of each publisher |
 //! | frames waiting for the fan-out | [`Limits::max_fanout_bytes`] and one batch |
 //! | requests in hand, queries waiting | [`Limits::max_rest_requests`] |
+//! | states | [`Limits::max_feeds`], each [`Limits::max_body_bytes`], in memory and in the store |
+//! | a feed's slow subscriber | one state partly written, and the newest, which it shares with the feed; 128 KiB in the kernel |
+//! | states waiting for their fan-out | the newest of each feed, with those before it up to 64 KiB |
+//! | the history of workflows | 50 entries and 256 KiB in memory, everything in the store |
+//! | a watched command | [`Config::watch_timeout`], [`Limits::max_body_bytes`] of output |
+//! | events waiting for a handler | 1,024, further ones are counted and told as missed |
 //! | a page of history | [`Limits::max_page_bytes`] |
-//! | channels in the manager | the connections: a channel without any is forgotten |
+//! | channels in the manager | the connections: a channel without any is forgotten, and so is a feed without state |
 //! | running counts of the store | the distinct channels, providers and lanes stored |
 
 pub mod config;
