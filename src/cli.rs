@@ -22,6 +22,9 @@ const USAGE: u8 = 2;
 /// Exit code when a second signal cuts the shutdown short.
 const CUT_SHORT: i32 = 1;
 
+/// Where `--watch` is in the environment.
+const WATCH_VARIABLE: &str = "THREADCAST_WATCH";
+
 /// Real-time broadcast: POST a message, every WebSocket client of its channel has it, stored, in one order.
 ///
 /// Without a command it serves.
@@ -86,13 +89,8 @@ struct Serve {
     drain: Duration,
 
     /// Take a feed's state from a file (FEED=file:PATH, JSON) or a command (FEED=exec:COMMAND, JSON on
-    /// its standard output) while the feed has subscribers; repeatable, in the environment one a line
-    #[arg(
-        long,
-        env = "THREADCAST_WATCH",
-        value_name = "FEED=SOURCE",
-        value_delimiter = '\n'
-    )]
+    /// its standard output) while the feed has subscribers; repeatable [env: THREADCAST_WATCH, one a line]
+    #[arg(long, value_name = "FEED=SOURCE")]
     watch: Vec<Watch>,
 
     /// Time between two looks at a watched source
@@ -197,7 +195,7 @@ struct LimitFlags {
 }
 
 impl Serve {
-    fn config(self) -> (Config, LevelFilter) {
+    fn config(self) -> Result<(Config, LevelFilter), String> {
         let mut config = Config::default();
         config.listen = self.listen;
         config.database = if self.db == ":memory:" {
@@ -210,12 +208,26 @@ impl Serve {
             SyncMode::Full => Sync::Full,
         };
         config.drain = self.drain;
-        config.watches = self.watch;
+        config.watches = if self.watch.is_empty() {
+            watches(&std::env::var(WATCH_VARIABLE).unwrap_or_default())?
+        } else {
+            self.watch
+        };
         config.watch_interval = self.watch_interval;
         config.watch_timeout = self.watch_timeout;
         config.limits = self.limits.limits();
-        (config, self.log_level)
+        Ok((config, self.log_level))
     }
+}
+
+/// One watch a line: clap would split flags, too, and commands may have several lines there.
+fn watches(lines: &str) -> Result<Vec<Watch>, String> {
+    lines
+        .lines()
+        .filter(|line| !line.trim().is_empty())
+        .map(|line| line.trim_start().parse())
+        .collect::<Result<_, _>>()
+        .map_err(|error: String| format!("{WATCH_VARIABLE}: {error}"))
 }
 
 impl LimitFlags {
@@ -269,7 +281,13 @@ pub(crate) fn run() -> ExitCode {
 }
 
 fn serve(flags: Serve) -> ExitCode {
-    let (config, level) = flags.config();
+    let (config, level) = match flags.config() {
+        Ok(config) => config,
+        Err(sentence) => {
+            fail(&sentence);
+            return ExitCode::from(USAGE);
+        }
+    };
     // What the libraries tell at these levels is about themselves.
     let foreign = if level == LevelFilter::Trace {
         level
@@ -418,7 +436,18 @@ mod tests {
     #[test]
     fn no_flags_give_the_library_s_defaults() {
         let cli = Cli::try_parse_from(["threadcast"]).expect("no flag is required");
-        assert_eq!(cli.serve.config().0, Config::default());
+        let config = cli.serve.config().map(|(config, _)| config);
+        assert_eq!(config, Ok(Config::default()));
+    }
+
+    #[test]
+    fn the_environment_has_one_watch_a_line() {
+        let found = watches("\n a=file:/x y\n\nb=exec:date +%s | tr 1 2\n").expect("two");
+        let watches_of: Vec<_> = found.iter().map(|watch| watch.feed.as_str()).collect();
+        assert_eq!(watches_of, ["a", "b"]);
+        assert_eq!(watches(" \n"), Ok(Vec::new()));
+        let error = watches("a=file:/x\nb").expect_err("no `=`");
+        assert!(error.starts_with("THREADCAST_WATCH: "), "{error}");
     }
 
     #[test]

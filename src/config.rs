@@ -18,7 +18,7 @@ pub struct Config {
     /// Default `127.0.0.1:8010`.
     pub listen: SocketAddr,
 
-    /// Where messages are kept.
+    /// Where messages and states are kept.
     ///
     /// Default: the file `threadcast.db` in the working directory.
     pub database: Database,
@@ -112,7 +112,7 @@ impl FromStr for Watch {
     }
 }
 
-/// Where messages are kept.
+/// Where messages and states are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Database {
     /// A SQLite file, created when it does not exist.
@@ -201,12 +201,12 @@ pub struct Limits {
     /// Default 32.
     pub max_in_flight: usize,
 
-    /// Messages in one transaction.
+    /// Messages and states in one transaction.
     ///
     /// Default 512.
     pub max_batch: usize,
 
-    /// Bytes of messages waiting for the journal; beyond it HTTP publishers get 503 and
+    /// Bytes of messages and states waiting for the journal; beyond it HTTP publishers get 503 and
     /// WebSocket publishers are read no further.
     ///
     /// Default 16 MiB.
@@ -232,7 +232,7 @@ pub struct Limits {
     /// Default 32.
     pub max_rest_requests: usize,
 
-    /// Feeds that may have a state; one more is answered 422. A state is at most
+    /// Feeds that may have a state, beside the three that are built in; one more is answered 422. A state is at most
     /// [`Self::max_body_bytes`] long, in memory and in the database.
     ///
     /// Default 1,000.

@@ -1,13 +1,14 @@
 //! The history of workflows: what appeared, changed or went whenever their feed changed.
 //!
-//! The store keeps every transition; the `workflow-history` feed shows the newest.
+//! The store keeps the newest thousands of transitions, the `workflow-history` feed shows the
+//! newest fifty.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use crate::protocol::State;
+use crate::protocol::{State, same_object};
 
 /// Transitions in the feed.
 const SHOWN: usize = 50;
@@ -53,8 +54,6 @@ pub struct Transition {
     pub change: Change,
     /// The workflow as it is now, or was last.
     pub state: Map<String, Value>,
-    /// As it was before, unless it appeared.
-    before: Option<Map<String, Value>>,
 }
 
 /// The transitions between two states of the feed, each JSON: first what went, then what
@@ -67,21 +66,19 @@ pub fn transitions(before: &str, after: &State) -> Vec<Transition> {
     let went = before
         .iter()
         .filter(|(id, _)| !later.contains_key(&id[..]))
-        .map(|(id, state)| (id, Change::Went, *state, Some(*state)));
-    let stayed = after.iter().filter_map(|(id, state)| {
-        let before = earlier.get(&id[..]).copied();
-        match before {
-            None => Some((id, Change::Appeared, *state, None)),
-            Some(before) if before != *state => Some((id, Change::Changed, *state, Some(before))),
+        .map(|(id, state)| (id, Change::Went, *state));
+    let stayed = after
+        .iter()
+        .filter_map(|(id, state)| match earlier.get(&id[..]) {
+            None => Some((id, Change::Appeared, *state)),
+            Some(before) if !same_object(before, state) => Some((id, Change::Changed, *state)),
             Some(_) => None,
-        }
-    });
+        });
     went.chain(stayed)
-        .map(|(id, change, state, before)| Transition {
+        .map(|(id, change, state)| Transition {
             workflow: id.clone(),
             change,
             state: state.clone(),
-            before: before.cloned(),
         })
         .collect()
 }
@@ -123,11 +120,12 @@ pub struct History {
     analytics: Analytics,
 }
 
-/// Workflows by what they were last: one that is gone still counts.
+/// The workflows that are there now, counted.
 #[derive(Debug, Clone, Default, Serialize)]
 struct Analytics {
     workflows: u64,
     by_status: BTreeMap<String, u64>,
+    /// Those without a status.
     by_phase: BTreeMap<String, u64>,
 }
 
@@ -135,29 +133,20 @@ impl History {
     /// The history that made this state of the feed; an empty one for any other state.
     pub fn restore(state: &str) -> Self {
         let state: Value = serde_json::from_str(state).unwrap_or_default();
-        let counts = |name| -> BTreeMap<String, u64> {
-            let counts = state["analytics"][name].as_object().into_iter().flatten();
-            counts
-                .filter_map(|(name, count)| Some((name.clone(), count.as_u64()?)))
-                .collect()
-        };
         let newest = state["workflows"].as_array().into_iter().flatten();
         Self {
             newest: newest.map(Value::to_string).collect(),
             total: state["total_count"].as_u64().unwrap_or(0),
-            analytics: Analytics {
-                workflows: state["analytics"]["workflows"].as_u64().unwrap_or(0),
-                by_status: counts("by_status"),
-                by_phase: counts("by_phase"),
-            },
+            // Counted anew with the next change.
+            analytics: Analytics::default(),
         }
     }
 
-    /// Adds transitions that happened at this time.
-    pub fn record(&mut self, transitions: &[Transition], timestamp: &str) {
-        for transition in transitions {
-            self.total += 1;
-            self.analytics.count(transition);
+    /// Adds the transitions that led to this state of the workflows' feed at this time.
+    pub fn record(&mut self, transitions: &[Transition], after: &State, timestamp: &str) {
+        self.total += transitions.len() as u64;
+        self.analytics = Analytics::of(after);
+        for transition in &transitions[transitions.len().saturating_sub(SHOWN)..] {
             let mut entry = transition.state.clone();
             let history = json!({"change": transition.change.as_str(), "at": timestamp});
             entry.insert("history".to_owned(), history);
@@ -184,44 +173,25 @@ impl History {
 }
 
 impl Analytics {
-    fn count(&mut self, transition: &Transition) {
-        if let Some(before) = &transition.before
-            && let Some((counts, name)) = self.place(before)
-        {
-            let name = if counts.contains_key(&name) {
-                name
-            } else {
-                OTHER.to_owned()
-            };
-            if let Some(count) = counts.get_mut(&name) {
-                *count -= 1;
-                if *count == 0 {
-                    counts.remove(&name);
-                }
+    fn of(state: &State) -> Self {
+        let mut analytics = Self::default();
+        for (_, workflow) in workflows(state.value()) {
+            analytics.workflows += 1;
+            let named = |field: &str| workflow.get(field).and_then(scalar);
+            if let Some(status) = named("status") {
+                count(&mut analytics.by_status, status);
+            } else if let Some(phase) = named("phase") {
+                count(&mut analytics.by_phase, phase);
             }
         }
-        if transition.change == Change::Appeared {
-            self.workflows += 1;
-        }
-        if let Some((counts, name)) = self.place(&transition.state) {
-            let is_known = counts.contains_key(&name) || counts.len() < MAX_COUNTED;
-            let name = if is_known { name } else { OTHER.to_owned() };
-            *counts.entry(name).or_default() += 1;
-        }
+        analytics
     }
+}
 
-    /// Where a workflow is counted: by its `status` or else its `phase`.
-    fn place(
-        &mut self,
-        workflow: &Map<String, Value>,
-    ) -> Option<(&mut BTreeMap<String, u64>, String)> {
-        let named = |field: &str| workflow.get(field).and_then(scalar);
-        match (named("status"), named("phase")) {
-            (Some(status), _) => Some((&mut self.by_status, status)),
-            (None, Some(phase)) => Some((&mut self.by_phase, phase)),
-            (None, None) => None,
-        }
-    }
+fn count(counts: &mut BTreeMap<String, u64>, name: String) {
+    let is_known = counts.contains_key(&name) || counts.len() < MAX_COUNTED;
+    let name = if is_known { name } else { OTHER.to_owned() };
+    *counts.entry(name).or_default() += 1;
 }
 
 #[cfg(test)]
@@ -267,7 +237,7 @@ mod tests {
             expect(steps(&json!([]), list), &[]);
         }
         let twice = json!([{"id": 1, "n": 1}, {"id": 1, "n": 2}]);
-        expect(steps(&json!([{"id": 1, "n": 2}]), twice), &[]);
+        expect(steps(&json!([{"id": 1, "n": 2.0}]), twice), &[]);
         expect(
             steps(&json!("not a list"), json!([{"id": ""}])),
             &[("", "appeared")],
@@ -275,18 +245,21 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_come_first_and_every_workflow_counts_once() {
+    fn the_newest_come_first_and_what_is_there_is_counted() {
         let mut history = History::default();
         let mut before = "[]".to_owned();
         for after in [
             json!([{"id": 1, "status": "running"}, {"id": 2, "phase": "plan"}]),
             json!([{"id": 1, "status": "done"}, {"id": 2, "phase": "plan"}]),
-            json!([{"id": 2, "phase": "build"}]),
+            json!([{"id": 1, "status": "done"}, {"id": 3, "status": "done", "phase": "x"}]),
         ] {
             let after = state(after);
-            history.record(&transitions(&before, &after), "t");
-            // As after a restart.
-            history = History::restore(&history.state());
+            history.record(&transitions(&before, &after), &after, "t");
+            // As after a restart, and once more with the same: no workflow counts twice.
+            let shown = history.state();
+            history = History::restore(&shown);
+            history.record(&[], &after, "t");
+            assert_eq!(history.state(), shown);
             before = after.as_str().to_owned();
         }
         let shown: Value = serde_json::from_str(&history.state()).expect("JSON");
@@ -298,14 +271,14 @@ mod tests {
             shown,
             json!({
                 "workflows": [
-                    entry(json!({"id": 2, "phase": "build"}), "changed"),
-                    entry(json!({"id": 1, "status": "done"}), "went"),
+                    entry(json!({"id": 3, "status": "done", "phase": "x"}), "appeared"),
+                    entry(json!({"id": 2, "phase": "plan"}), "went"),
                     entry(json!({"id": 1, "status": "done"}), "changed"),
                     entry(json!({"id": 2, "phase": "plan"}), "appeared"),
                     entry(json!({"id": 1, "status": "running"}), "appeared"),
                 ],
                 "total_count": 5,
-                "analytics": {"workflows": 2, "by_status": {"done": 1}, "by_phase": {"build": 1}},
+                "analytics": {"workflows": 2, "by_status": {"done": 2}, "by_phase": {}},
             })
         );
     }
@@ -317,16 +290,16 @@ mod tests {
             .map(|id| json!({"id": id, "status": format!("s{id}")}))
             .collect();
         let all = state(Value::from(many));
-        history.record(&transitions("[]", &all), "t");
+        history.record(&transitions("[]", &all), &all, "t");
         assert_eq!((history.newest.len(), history.total), (SHOWN, 200));
-        assert!(history.analytics.by_status.len() <= MAX_COUNTED + 1);
-        assert_eq!(history.analytics.by_status.values().sum::<u64>(), 200);
-        history.record(&transitions(all.as_str(), &state(json!([]))), "t");
+        assert!(history.newest[0].contains(r#""id":199,"#));
+        assert_eq!(history.analytics.by_status.len(), MAX_COUNTED + 1);
         assert_eq!(history.analytics.by_status.values().sum::<u64>(), 200);
 
         let large = "x".repeat(SHOWN_BYTES / 2);
         let workflows: Vec<Value> = (0..9).map(|id| json!({"id": id, "log": large})).collect();
-        history.record(&transitions("[]", &state(Value::from(workflows))), "t");
+        let after = state(Value::from(workflows));
+        history.record(&transitions("[]", &after), &after, "t");
         assert!(history.newest.len() < 3);
         assert!(history.state().len() < 2 * SHOWN_BYTES);
     }

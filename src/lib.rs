@@ -53,7 +53,8 @@
 //!
 //! # Invariants
 //!
-//! - Only `journal` writes to the store and changes the server's feeds, only `broadcast` offers messages.
+//! - Once the server runs, only `journal` writes to the store and changes its feeds; only `broadcast` offers
+//!   messages, only `feeds` states.
 //! - Nothing is broadcast or acknowledged that is not committed.
 //! - Only the holder of a client's writer lock writes to its socket; nothing follows a close frame.
 //! - The manager's lock is held for edits of its map and to take lists, never during a send,
@@ -77,9 +78,9 @@
 //! | states | [`Limits::max_feeds`], each [`Limits::max_body_bytes`], in memory and in the store |
 //! | a feed's slow subscriber | one state partly written, and the newest, which it shares with the feed; 128 KiB in the kernel |
 //! | states waiting for their fan-out | the newest of each feed, with those before it up to 64 KiB |
-//! | the history of workflows | 50 entries and 256 KiB in memory, everything in the store |
+//! | the history of workflows | 50 entries and 256 KiB in memory, 10,000 in the store |
 //! | a watched command | [`Config::watch_timeout`], [`Limits::max_body_bytes`] of output |
-//! | events waiting for a handler | 1,024, further ones are counted and told as missed |
+//! | events waiting for a handler | 1,024, sharing their bytes with the broadcast; further ones are counted and told as missed |
 //! | a page of history | [`Limits::max_page_bytes`] |
 //! | channels in the manager | the connections: a channel without any is forgotten, and so is a feed without state |
 //! | running counts of the store | the distinct channels, providers and lanes stored |

@@ -10,9 +10,12 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Barrier};
 use std::thread;
+use std::time::Duration;
 
 use common::{DEADLINE, TestServer, Ws, eventually};
 use serde_json::{Value, json};
+use threadcast::Server;
+use threadcast::config::{Config, Database};
 use threadcast::frame::Chunk;
 use threadcast::manager::{Client, ConnectionManager, Event, EventKind};
 use threadcast::protocol::{Channel, Draft, Feed, Rev, State, Topic};
@@ -344,6 +347,24 @@ fn a_program_publishes_to_its_own_server_and_hears_what_happens_there() {
     server.publish("elsewhere", "from outside");
     assert_eq!(hear()["data"]["content"], "from outside");
     server.shutdown();
+}
+
+/// The watchers once ended with the value that the documentation allows to be dropped.
+#[test]
+fn a_server_that_is_dropped_runs_on_with_its_watchers() {
+    let mut config = Config::default();
+    config.listen = "127.0.0.1:0".parse().expect("an address");
+    config.database = Database::Memory;
+    config.watches = vec!["clock=exec:date +%s%N".parse().expect("a watch")];
+    config.watch_interval = Duration::from_millis(10);
+    let server = Server::start(config).expect("the server starts");
+    let address = server.address();
+    drop(server);
+    let mut subscriber = Ws::open(address, "/ws/clock");
+    let revs: Vec<u64> = (0..4)
+        .map(|_| subscriber.next()["rev"].as_u64().expect("a rev"))
+        .collect();
+    assert!(revs.is_sorted(), "{revs:?}");
 }
 
 #[test]

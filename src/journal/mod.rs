@@ -22,7 +22,7 @@ use crate::error::{Error, Result};
 use crate::frame::MessageFrame;
 use crate::history::History;
 use crate::manager::ConnectionManager;
-use crate::protocol::{Channel, Draft, Feed, MessageId, Published, State};
+use crate::protocol::{Channel, Draft, Feed, MessageId, Published, State, WORKFLOW_HISTORY};
 use crate::store::{self, Writer};
 use broadcast::Broadcast;
 use states::{Feeds, StateOrder};
@@ -162,15 +162,23 @@ impl Journal {
     /// already is answered on the spot. Never blocks.
     pub fn publish(&self, feed: Feed, state: State, done: StateDone) {
         let last = self.manager.last_state(&feed);
-        if state.is_same(last.state()) {
+        // Whoever publishes the history takes it over, which the journal has to know.
+        let is_same = state.is_same(last.state());
+        if is_same && feed.as_str() != WORKFLOW_HISTORY {
             return done(Ok(Published {
                 changed: false,
                 rev: last.rev,
                 subscribers: self.manager.feed_subscribers(&feed),
             }));
         }
-        let bytes = state.as_str().len();
-        let order = StateOrder { feed, state, done };
+        let state = state.into_text();
+        let bytes = state.len();
+        let order = StateOrder {
+            feed,
+            state,
+            differs_from: (!is_same).then_some(last.rev),
+            done,
+        };
         if let Err(Order::State(refused)) = self.send(Order::State(order), bytes) {
             (refused.done)(Err(shutting_down()));
         }
@@ -358,7 +366,7 @@ impl Batch {
     }
 
     fn add_state(&mut self, order: StateOrder) {
-        self.bytes += order.state.as_str().len();
+        self.bytes += order.state.len();
         self.states.push(order);
     }
 }

@@ -1,8 +1,8 @@
 //! States on their way through the journal: which are changes, what else changes with them,
 //! and who hears of it.
 //!
-//! The journal is the only one that changes a feed of the server, so a feed's revision and
-//! its stored state always belong together.
+//! The journal is the only one that changes a feed of a running server, so a feed's revision
+//! and its stored state always belong together.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -24,7 +24,10 @@ pub type StateDone = Box<dyn FnOnce(Result<Published>) + Send>;
 /// A state for a feed, and who wants to know.
 pub(super) struct StateOrder {
     pub(super) feed: Feed,
-    pub(super) state: State,
+    /// JSON in one line: what the queue's bound counts.
+    pub(super) state: String,
+    /// It was found to differ from the state of this revision.
+    pub(super) differs_from: Option<Rev>,
     pub(super) done: StateDone,
 }
 
@@ -39,21 +42,39 @@ pub(super) struct Feeds {
 }
 
 /// What the orders of one transaction come to.
+#[derive(Default)]
 pub(super) struct Plan {
-    changes: Vec<Change>,
+    steps: Vec<Step>,
     /// One for each order.
     outcomes: Vec<Outcome>,
     transitions: Vec<Transition>,
-    /// What [`Feeds::history`] will be, if it changes.
-    history: Option<Option<History>>,
+    history: NextHistory,
+    /// The history's state, when somebody takes it over without changing it.
+    claimed: Option<StoredState>,
+}
+
+/// What [`Feeds::history`] will be.
+#[derive(Default)]
+enum NextHistory {
+    #[default]
+    Unchanged,
+    Recorded(History),
+    TakenOver,
+}
+
+/// Whose state it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    Publisher,
+    Server,
 }
 
 /// A feed's step to its next state.
-struct Change {
+struct Step {
     feed: Feed,
     after: Rev,
     state: StateFrame,
-    own: bool,
+    origin: Origin,
 }
 
 enum Outcome {
@@ -86,12 +107,7 @@ impl Feeds {
 
     /// Works out what these orders change, one after the other. Nothing has happened yet.
     pub(super) fn plan(&self, orders: &[StateOrder], timestamp: &str) -> Plan {
-        let mut plan = Plan {
-            changes: Vec::new(),
-            outcomes: Vec::with_capacity(orders.len()),
-            transitions: Vec::new(),
-            history: None,
-        };
+        let mut plan = Plan::default();
         for order in orders {
             let outcome = self.plan_one(&mut plan, order, timestamp);
             plan.outcomes.push(outcome);
@@ -101,19 +117,27 @@ impl Feeds {
 
     fn plan_one(&self, plan: &mut Plan, order: &StateOrder, timestamp: &str) -> Outcome {
         let last = self.last_state(plan, &order.feed);
-        if order.state.is_same(last.state()) {
+        let differs = order.differs_from == Some(last.rev)
+            || !State::parse(order.state.as_bytes()).is_ok_and(|state| state.is_same(last.state()));
+        if order.feed.as_str() == WORKFLOW_HISTORY {
+            // Whoever publishes it takes over, with what it is already, too.
+            plan.history = NextHistory::TakenOver;
+            plan.claimed = (!differs && self.history.is_some()).then(|| StoredState {
+                feed: order.feed.clone(),
+                rev: last.rev,
+                state: last.state().to_owned(),
+                own: false,
+            });
+        }
+        if !differs {
             return Outcome::Same(last.rev);
         }
-        if last.rev == Rev(0) && self.is_full(plan) {
+        if last.rev == Rev(0) && !order.feed.is_built_in() && self.is_full(plan) {
             return Outcome::Refused(Error::TooManyFeeds {
                 limit: self.max_feeds,
             });
         }
-        if order.feed.as_str() == WORKFLOW_HISTORY {
-            // Whoever publishes it takes over.
-            plan.history = Some(None);
-        }
-        let rev = plan.change(&order.feed, &last, order.state.as_str(), false);
+        let rev = plan.step(&order.feed, &last, &order.state, Origin::Publisher);
         if order.feed.as_str() == WORKFLOWS {
             self.record(plan, last.state(), &order.state, timestamp);
         }
@@ -121,50 +145,57 @@ impl Feeds {
     }
 
     /// Adds what happened to workflows to their history.
-    fn record(&self, plan: &mut Plan, before: &str, after: &State, timestamp: &str) {
-        let planned = plan.history.get_or_insert_with(|| self.history.clone());
-        let Some(history) = planned else { return };
-        let steps = transitions(before, after);
-        if steps.is_empty() {
+    fn record(&self, plan: &mut Plan, before: &str, after: &str, timestamp: &str) {
+        let mut history = match (&plan.history, &self.history) {
+            (NextHistory::Recorded(history), _) => history.clone(),
+            (NextHistory::Unchanged, Some(history)) => history.clone(),
+            (NextHistory::TakenOver, _) | (_, None) => return,
+        };
+        let Ok(after) = State::parse(after.as_bytes()) else {
+            return;
+        };
+        let transitions = transitions(before, &after);
+        if transitions.is_empty() {
             return;
         }
-        history.record(&steps, timestamp);
-        let state = history.state();
-        plan.transitions.extend(steps);
+        history.record(&transitions, &after, timestamp);
+        plan.transitions.extend(transitions);
         let feed = Feed::workflow_history();
         let last = self.last_state(plan, &feed);
-        plan.change(&feed, &last, &state, true);
+        plan.step(&feed, &last, &history.state(), Origin::Server);
+        plan.history = NextHistory::Recorded(history);
     }
 
     fn last_state(&self, plan: &Plan, feed: &Feed) -> StateFrame {
-        let planned = plan
-            .changes
-            .iter()
-            .rev()
-            .find(|change| change.feed == *feed);
+        let planned = plan.steps.iter().rev().find(|step| step.feed == *feed);
         match planned {
-            Some(change) => change.state.clone(),
+            Some(step) => step.state.clone(),
             None => self.manager.last_state(feed),
         }
     }
 
     fn is_full(&self, plan: &Plan) -> bool {
-        let new = plan.changes.iter().filter(|change| change.after == Rev(0));
+        let new = plan
+            .steps
+            .iter()
+            .filter(|step| step.after == Rev(0) && !step.feed.is_built_in());
         self.manager.published_feeds() + new.count() >= self.max_feeds
     }
 
     /// The plan is committed: from now on these are the feeds' states.
     pub(super) fn apply(&mut self, plan: &mut Plan) {
-        if let Some(history) = plan.history.take() {
-            self.history = history;
+        match std::mem::take(&mut plan.history) {
+            NextHistory::Unchanged => {}
+            NextHistory::Recorded(history) => self.history = Some(history),
+            NextHistory::TakenOver => self.history = None,
         }
-        for change in plan.changes.drain(..) {
+        for step in plan.steps.drain(..) {
             let replaced = self
                 .manager
-                .replace_state(&change.feed, change.after, change.state);
+                .replace_state(&step.feed, step.after, step.state);
             if replaced.is_some_and(|replaced| replaced.needs_fan_out) {
                 // The thread ends after this sender.
-                let _ = self.fan_outs.send(change.feed);
+                let _ = self.fan_outs.send(step.feed);
             }
         }
     }
@@ -191,33 +222,34 @@ impl Feeds {
 }
 
 impl Plan {
-    fn change(&mut self, feed: &Feed, last: &StateFrame, state: &str, own: bool) -> Rev {
+    fn step(&mut self, feed: &Feed, last: &StateFrame, state: &str, origin: Origin) -> Rev {
         let rev = last.rev.next();
-        self.changes.push(Change {
+        self.steps.push(Step {
             feed: feed.clone(),
             after: last.rev,
             state: StateFrame::new(feed, state, rev),
-            own,
+            origin,
         });
         rev
     }
 
-    /// Whether nothing changes.
+    /// Whether the store has nothing to do.
     pub(super) fn is_empty(&self) -> bool {
-        self.changes.is_empty()
+        self.steps.is_empty() && self.claimed.is_none()
     }
 
     /// What the store has to keep: of every feed the last state.
     pub(super) fn states(&self) -> Vec<StoredState> {
         let mut states: Vec<StoredState> = Vec::new();
-        for change in self.changes.iter().rev() {
-            if states.iter().all(|stored| stored.feed != change.feed) {
-                states.push(StoredState {
-                    feed: change.feed.clone(),
-                    rev: change.state.rev,
-                    state: change.state.state().to_owned(),
-                    own: change.own,
-                });
+        let last_first = self.steps.iter().rev().map(|step| StoredState {
+            feed: step.feed.clone(),
+            rev: step.state.rev,
+            state: step.state.state().to_owned(),
+            own: step.origin == Origin::Server,
+        });
+        for state in self.claimed.clone().into_iter().chain(last_first) {
+            if states.iter().all(|stored| stored.feed != state.feed) {
+                states.push(state);
             }
         }
         states

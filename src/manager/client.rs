@@ -132,7 +132,7 @@ impl Client {
         // The queue's slots are all made at once.
         let (slots, newest) = match topic {
             Topic::Channel(_) => (limits.chunks + limits.replies, None),
-            Topic::Feed(_) => (limits.replies, Some(Mutex::default())),
+            Topic::Feed(_) => (limits.replies.max(1), Some(Mutex::default())),
         };
         let (sender, receiver) = crossbeam_channel::bounded(slots);
         Ok(Self {

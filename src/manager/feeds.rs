@@ -173,11 +173,14 @@ impl ConnectionManager {
         inner.feeds.get(feed).map_or(0, |entry| entry.clients.len())
     }
 
-    /// How many feeds have a state that somebody published.
+    /// How many feeds beside those that are built in have a state that somebody published.
     pub(crate) fn published_feeds(&self) -> usize {
         let inner = self.lock();
-        let published = |entry: &&FeedEntry| entry.state.rev > Rev(0);
-        inner.feeds.values().filter(published).count()
+        let published = inner
+            .feeds
+            .iter()
+            .filter(|(feed, entry)| entry.state.rev > Rev(0) && !feed.is_built_in());
+        published.count()
     }
 
     /// Gives a feed the state that it had before this program started.
@@ -203,7 +206,9 @@ impl ConnectionManager {
         entry.state = state.clone();
         let subscribers = entry.clients.len();
         let needs_fan_out = subscribers > 0 && entry.fresh.is_empty();
-        if subscribers > 0 {
+        if subscribers == 0 {
+            entry.fresh.clear();
+        } else {
             entry.fresh.push(state.clone());
             let mut bytes: usize = entry.fresh.iter().map(|state| state.chunk().len()).sum();
             while bytes > MAX_FRESH_BYTES && entry.fresh.len() > 1 {

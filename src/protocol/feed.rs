@@ -31,6 +31,11 @@ impl Feed {
         [WORKFLOWS, ROUTES, WORKFLOW_HISTORY].map(|name| Self(name.into()))
     }
 
+    /// Whether it is one of those.
+    pub fn is_built_in(&self) -> bool {
+        matches!(self.as_str(), WORKFLOWS | ROUTES | WORKFLOW_HISTORY)
+    }
+
     /// The feed [`ROUTES`].
     pub fn routes() -> Self {
         Self(ROUTES.into())

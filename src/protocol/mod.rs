@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 
 pub use feed::{Feed, Published, ROUTES, Rev, Topic, WORKFLOW_HISTORY, WORKFLOWS, WatchStatus};
 pub use state::State;
+pub(crate) use state::same_object;
 
 /// Longest channel name, in characters.
 pub const MAX_CHANNEL_CHARS: usize = 128;

@@ -1,6 +1,11 @@
 //! A feed's state: any JSON value, and when two of them are the same.
 
-use serde_json::{Number, Value};
+use serde::de::Error as _;
+use serde_json::{Map, Number, Value};
+
+/// Deepest nesting of arrays and objects. The parser reads 127 levels, and what is derived
+/// from a state must be read again although it has some more.
+const MAX_DEPTH: usize = 100;
 
 /// Any JSON value: its text without insignificant white space, otherwise as its publisher
 /// wrote it, down to the order of keys and the digits of numbers.
@@ -14,19 +19,28 @@ impl State {
     /// Reads JSON.
     ///
     /// # Errors
-    /// Tells line and column of what is not JSON, or nested more than 128 deep.
+    /// Tells line and column of what is not JSON, or that it is nested too deep: 100 levels
+    /// are allowed.
     pub fn parse(json: &[u8]) -> Result<Self, serde_json::Error> {
         let value = serde_json::from_slice(json)?;
         let json = str::from_utf8(json).expect("the parser has seen that it is UTF-8");
-        Ok(Self {
-            text: compact(json),
-            value,
-        })
+        let (text, depth) = compact(json);
+        if depth > MAX_DEPTH {
+            return Err(serde_json::Error::custom(format!(
+                "arrays and objects are nested {depth} deep, {MAX_DEPTH} levels are allowed"
+            )));
+        }
+        Ok(Self { text, value })
     }
 
     /// The JSON text, in one line.
     pub fn as_str(&self) -> &str {
         &self.text
+    }
+
+    /// The JSON text alone.
+    pub fn into_text(self) -> String {
+        self.text
     }
 
     /// The value.
@@ -52,10 +66,12 @@ impl From<Value> for State {
     }
 }
 
-/// Takes the white space out of a valid JSON text, but for that in strings.
-fn compact(json: &str) -> String {
+/// Takes the white space out of a valid JSON text, but for that in strings; tells how deep it
+/// is nested, too.
+fn compact(json: &str) -> (String, usize) {
     let mut text = String::with_capacity(json.len());
     let (mut in_string, mut escaped, mut start) = (false, false, 0);
+    let (mut depth, mut deepest) = (0_usize, 0);
     for (at, byte) in json.bytes().enumerate() {
         match byte {
             _ if escaped => escaped = false,
@@ -65,11 +81,16 @@ fn compact(json: &str) -> String {
                 text.push_str(&json[start..at]);
                 start = at + 1;
             }
+            b'[' | b'{' if !in_string => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b']' | b'}' if !in_string => depth -= 1,
             _ => {}
         }
     }
     text.push_str(&json[start..]);
-    text
+    (text, deepest)
 }
 
 fn same(one: &Value, other: &Value) -> bool {
@@ -78,14 +99,17 @@ fn same(one: &Value, other: &Value) -> bool {
         (Value::Array(one), Value::Array(other)) => {
             one.len() == other.len() && one.iter().zip(other).all(|(one, other)| same(one, other))
         }
-        (Value::Object(one), Value::Object(other)) => {
-            one.len() == other.len()
-                && one
-                    .iter()
-                    .all(|(key, one)| other.get(key).is_some_and(|other| same(one, other)))
-        }
+        (Value::Object(one), Value::Object(other)) => same_object(one, other),
         _ => one == other,
     }
+}
+
+/// [`State::is_same`] for two objects.
+pub(crate) fn same_object(one: &Map<String, Value>, other: &Map<String, Value>) -> bool {
+    one.len() == other.len()
+        && one
+            .iter()
+            .all(|(key, one)| other.get(key).is_some_and(|other| same(one, other)))
 }
 
 /// 1 is 1.0, but no integer is a double that merely is the nearest to it.
@@ -167,20 +191,18 @@ mod tests {
 
     #[test]
     fn what_is_not_json_is_refused_with_its_place() {
-        let deep = "[".repeat(200) + &"]".repeat(200);
-        for json in [
-            "",
-            "{",
-            "1 2",
-            "nul",
-            "{'a':1}",
-            "\u{feff}1",
-            r#""\ud800""#,
-            &deep,
-        ] {
+        for json in ["", "{", "1 2", "nul", "{'a':1}", "\u{feff}1", r#""\ud800""#] {
             let error = State::parse(json.as_bytes()).expect_err(json).to_string();
             assert!(error.contains("line"), "{error}");
         }
         assert!(State::parse(b"\"\xff\"").is_err());
+        let nested = |depth| "[".repeat(depth) + &"]".repeat(depth);
+        assert!(State::parse(nested(MAX_DEPTH).as_bytes()).is_ok());
+        for depth in [MAX_DEPTH + 1, 127, 128, 100_000] {
+            assert!(State::parse(nested(depth).as_bytes()).is_err(), "{depth}");
+        }
+        // Brackets in strings nest nothing.
+        let text = format!("{:?}", nested(MAX_DEPTH + 1));
+        assert!(State::parse(text.as_bytes()).is_ok());
     }
 }

@@ -105,9 +105,8 @@ impl Server {
         let journal = Journal::start(writer, head, history, Arc::clone(&manager), limits)
             .map_err(Error::system("start a thread"))?;
         let journal = Arc::new(journal);
-        let watchers = Watchers::start(&config, &manager, &journal)
-            .map_err(Error::system("start a thread"))?;
-        let rest = Rest::start(Arc::clone(&journal), Arc::clone(&manager), reader, limits)?;
+        let rest = Rest::start(Arc::clone(&journal), Arc::clone(&manager), reader, limits);
+        let rest = rest.inspect_err(|_| journal.stop())?;
         let capacity = Capacity::of_this_process(limits);
         let connections = Connections::new(capacity.connections);
         let open_door = |relay| {
@@ -124,8 +123,15 @@ impl Server {
             Listener::start(socket, door, Arc::clone(&connections))
         };
         let relay = Relay::new(rest.socket(), capacity.rest_requests);
-        match relay.and_then(open_door) {
-            Ok(listener) => Ok(Self {
+        let watch = |listener: Listener| match Watchers::start(&config, &manager, &journal) {
+            Ok(watchers) => Ok((listener, watchers)),
+            Err(error) => {
+                listener.stop();
+                Err(Error::system("start a thread")(error))
+            }
+        };
+        match relay.and_then(open_door).and_then(watch) {
+            Ok((listener, watchers)) => Ok(Self {
                 address,
                 drain: *drain,
                 listener,
@@ -136,7 +142,6 @@ impl Server {
                 watchers,
             }),
             Err(error) => {
-                watchers.stop();
                 rest.stop();
                 journal.stop();
                 Err(error)
@@ -199,10 +204,10 @@ impl Server {
     /// Stops accepting, answers what was accepted, broadcasts what was committed, closes every
     /// client with 1001 and the store. Blocks for no longer than [`Config::drain`], give or
     /// take a commit.
-    pub fn shutdown(self) {
+    pub fn shutdown(mut self) {
         let deadline = Instant::now() + self.drain;
-        self.listener.stop();
         self.watchers.stop();
+        self.listener.stop();
         self.connections.stop();
         // Requests in hand get half of the time, so that farewells have the rest.
         if !self
@@ -211,6 +216,9 @@ impl Server {
         {
             log::warn!("some requests did not end in time and are cut off");
             self.connections.sever_http();
+        }
+        if !self.watchers.wait(Instant::now() + self.drain / 4) {
+            log::warn!("a watcher still waits for its source or the store");
         }
         self.journal.stop();
         self.manager

@@ -11,6 +11,7 @@ use super::totals::{Counted, Totals};
 use super::{Batch, ChannelTotals, Page, PageBudget, Reader, StoredState, Summary, Writer, schema};
 use crate::config::Sync;
 use crate::error::{Error, Result};
+use crate::history::Transition;
 use crate::protocol::{Channel, Draft, Message, MessageId, Rev, State};
 
 /// How long a commit waits for another program that has the file locked.
@@ -30,6 +31,15 @@ const PUT_STATE: &str = "INSERT INTO threadcast_feeds (feed, rev, state, own) VA
 const INSERT_TRANSITION: &str =
     "INSERT INTO threadcast_workflow_history (workflow, change, timestamp, state)
      VALUES (?1, ?2, ?3, ?4)";
+
+const FORGET_TRANSITIONS: &str = "DELETE FROM threadcast_workflow_history WHERE id <= ?1";
+
+/// Transitions of workflows that are kept.
+const KEPT_TRANSITIONS: i64 = 10_000;
+
+/// Transitions of one change that are kept, the last: a list of thousands that appears or
+/// goes at once must not hold up the messages behind it.
+const MAX_TRANSITIONS: usize = 1000;
 
 const COLUMNS: &str = "id, channel_id, author, content, timestamp, lane, provider, token_count";
 
@@ -93,18 +103,7 @@ impl Writer for SqliteWriter {
                 stored.own
             ])?;
         }
-        for step in batch.transitions {
-            let state =
-                serde_json::to_string(&step.state).expect("a JSON object always has a JSON form");
-            transaction
-                .prepare_cached(INSERT_TRANSITION)?
-                .execute(params![
-                    step.workflow,
-                    step.change.as_str(),
-                    batch.timestamp,
-                    state
-                ])?;
-        }
+        insert_transitions(&transaction, batch.transitions, batch.timestamp)?;
         transaction.commit()?;
         Ok(ids)
     }
@@ -117,6 +116,31 @@ impl Writer for SqliteWriter {
             log::warn!("the write-ahead log stays beside the database, nothing is lost: {error}");
         }
     }
+}
+
+fn insert_transitions(
+    connection: &Connection,
+    transitions: &[Transition],
+    timestamp: &str,
+) -> rusqlite::Result<()> {
+    if transitions.is_empty() {
+        return Ok(());
+    }
+    let mut insert = connection.prepare_cached(INSERT_TRANSITION)?;
+    for step in &transitions[transitions.len().saturating_sub(MAX_TRANSITIONS)..] {
+        let state =
+            serde_json::to_string(&step.state).expect("a JSON object always has a JSON form");
+        insert.execute(params![
+            step.workflow,
+            step.change.as_str(),
+            timestamp,
+            state
+        ])?;
+    }
+    connection
+        .prepare_cached(FORGET_TRANSITIONS)?
+        .execute([connection.last_insert_rowid() - KEPT_TRANSITIONS])?;
+    Ok(())
 }
 
 fn insert(
@@ -272,21 +296,23 @@ impl Reader for SqliteReader {
             match stored_state(&name, rev, &state, own) {
                 Ok(state) => states.push(state),
                 // Another program wrote it; the others must not suffer from that.
-                Err(why) => log::error!("the stored state of the feed {name:?} is left out: {why}"),
+                Err(why) => log::error!("the stored feed {name:?} is left out: {why}"),
             }
         }
         Ok(states)
     }
 }
 
+/// A state that cannot be read is null, so that its feed goes on with its revision.
 fn stored_state(name: &str, rev: i64, state: &str, own: bool) -> Result<StoredState, String> {
+    let state = State::parse(state.as_bytes()).unwrap_or_else(|error| {
+        log::error!("the stored state of the feed {name:?} is not JSON, it is null now: {error}");
+        State::from(serde_json::Value::Null)
+    });
     Ok(StoredState {
         feed: name.parse()?,
         rev: Rev(u64::try_from(rev).map_err(|_| format!("its revision is {rev}"))?),
-        state: State::parse(state.as_bytes())
-            .map_err(|error| format!("it is not JSON: {error}"))?
-            .as_str()
-            .to_owned(),
+        state: state.into_text(),
         own,
     })
 }

@@ -1,4 +1,5 @@
-//! A watched command: run by the shell, in bounds of time and output, with all its children.
+//! A watched command: run by the shell, in bounds of time and output, in a process group of
+//! its own. Its children are in that group, unless they leave it (`setsid`).
 
 use std::io::{self, Read};
 use std::os::fd::AsFd;
@@ -8,11 +9,14 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, TryRecvError};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::ioctl_fionbio;
+use rustix::io::{Errno, ioctl_fionbio};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 
 /// How often a running command is looked at besides when it writes.
 const TICK: Duration = Duration::from_millis(20);
+
+/// Buffers read in one go. A pipe holds four of them, so this empties one.
+const MAX_READS: usize = 8;
 
 /// Bytes kept of what a command says on standard error.
 const MAX_COMPLAINT: usize = 4 << 10;
@@ -47,13 +51,18 @@ pub(super) fn run(
         .process_group(0)
         .spawn()
         .map_err(|error| format!("the command cannot be started: {error}"))?;
-    let mut running = Running { child };
-    let mut output = Pipe::new(running.child.stdout.take(), bounds.bytes + 1)?;
-    let mut complaint = Pipe::new(running.child.stderr.take(), MAX_COMPLAINT)?;
+    let mut running = Running {
+        child,
+        finished: false,
+    };
+    let mut output = Pipe::new(running.child.stdout.take(), Keep::First(bounds.bytes + 1))?;
+    let mut complaint = Pipe::new(running.child.stderr.take(), Keep::Last(MAX_COMPLAINT))?;
     let deadline = Instant::now() + bounds.time;
     loop {
         // Asked before the pipes are read: what it wrote before its end is then read as well.
-        let ended = running.has_ended();
+        let ended = running
+            .has_ended()
+            .map_err(|error| format!("the command cannot be waited for: {error}"))?;
         output.read();
         complaint.read();
         if output.kept.len() > bounds.bytes {
@@ -87,24 +96,31 @@ pub(super) fn run(
     }
 }
 
-/// A started command. Wherever this ends, the command and its children end.
+/// A started command. Wherever this ends, what is left in its group ends.
 struct Running {
     child: Child,
+    finished: bool,
 }
 
 impl Running {
     /// Whether the command itself has ended, without taking its status: until that is taken
     /// nobody else gets its number, and the group can be killed.
-    fn has_ended(&self) -> bool {
+    fn has_ended(&mut self) -> io::Result<bool> {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-        !matches!(
-            waitid(WaitId::Pid(Pid::from_child(&self.child)), options),
-            Ok(None)
-        )
+        match waitid(WaitId::Pid(Pid::from_child(&self.child)), options) {
+            Ok(status) => Ok(status.is_some()),
+            Err(Errno::INTR) => Ok(false),
+            Err(error) => {
+                // Somebody else takes the status of our children: the number may be another's.
+                self.finished = true;
+                Err(error.into())
+            }
+        }
     }
 
     fn finish(&mut self) -> io::Result<ExitStatus> {
-        // What it left running in its group goes with it; there is nothing left to kill else.
+        self.finished = true;
+        // What it left running in its group goes with it; else there is nothing left to kill.
         let _ = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
         self.child.wait()
     }
@@ -112,8 +128,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // After `finish` the status is known, and nobody is killed again.
-        if !matches!(self.child.try_wait(), Ok(Some(_))) {
+        if !self.finished {
             let _ = self.finish();
         }
     }
@@ -124,11 +139,19 @@ struct Pipe<R> {
     /// `None` when the command has closed it.
     reader: Option<R>,
     kept: Vec<u8>,
-    max_bytes: usize,
+    keep: Keep,
+}
+
+/// How many bytes of an output are kept.
+#[derive(Debug, Clone, Copy)]
+enum Keep {
+    First(usize),
+    /// So many, and up to as many before them.
+    Last(usize),
 }
 
 impl<R: Read + AsFd> Pipe<R> {
-    fn new(reader: Option<R>, max_bytes: usize) -> Result<Self, String> {
+    fn new(reader: Option<R>, keep: Keep) -> Result<Self, String> {
         if let Some(reader) = &reader {
             ioctl_fionbio(reader, true)
                 .map_err(|error| format!("the command's output cannot be read: {error}"))?;
@@ -136,27 +159,39 @@ impl<R: Read + AsFd> Pipe<R> {
         Ok(Self {
             reader,
             kept: Vec::new(),
-            max_bytes,
+            keep,
         })
     }
 
-    /// Reads what is there.
+    /// Reads what is there, though no more than a few buffers of it: a command that never
+    /// stops writing must not keep its clock from being looked at.
     fn read(&mut self) {
         let mut buffer = [0; 16 << 10];
-        while let Some(reader) = &mut self.reader {
+        for _ in 0..MAX_READS {
+            let Some(reader) = &mut self.reader else {
+                return;
+            };
             match reader.read(&mut buffer) {
                 Ok(0) => self.reader = None,
-                Ok(count) => {
-                    let room = self.max_bytes.saturating_sub(self.kept.len());
-                    self.kept.extend_from_slice(&buffer[..count.min(room)]);
-                    if room == 0 {
-                        // It may go on for ever: the clock and the bound on output come first.
-                        return;
-                    }
-                }
+                Ok(count) => self.keep(&buffer[..count]),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(_) => self.reader = None,
+            }
+        }
+    }
+
+    fn keep(&mut self, bytes: &[u8]) {
+        match self.keep {
+            Keep::First(most) => {
+                let room = most.saturating_sub(self.kept.len());
+                self.kept.extend_from_slice(&bytes[..bytes.len().min(room)]);
+            }
+            Keep::Last(most) => {
+                self.kept.extend_from_slice(bytes);
+                if self.kept.len() > 2 * most {
+                    self.kept.drain(..self.kept.len() - most);
+                }
             }
         }
     }
@@ -228,9 +263,34 @@ mod tests {
             ("kill -9 $$", "signal: 9"),
             ("no-such-command-here", "exit status: 127): "),
             ("yes", "more than the 100000 bytes"),
+            (
+                "yes x | head -n 100000 >&2; echo 'real cause' >&2; exit 1",
+                "exit status: 1): real cause",
+            ),
         ] {
             let error = run_it(command, BOUNDS).expect_err(command);
             assert!(error.contains(expected), "{error}");
+        }
+    }
+
+    /// A command that was refused for its output had ended by itself, and its status was taken
+    /// before its group was killed: what it had left running stayed, at every look.
+    #[test]
+    fn what_a_refused_command_left_running_is_killed() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let pid = dir.path().join("pid");
+        let command = format!(
+            "sleep 300 & echo $! >{}; printf %0300d 1; exit 0",
+            pid.display()
+        );
+        let bounds = Bounds {
+            bytes: 200,
+            ..BOUNDS
+        };
+        // Many times: it has to be found ended in the same look as its output.
+        for _ in 0..20 {
+            run_it(&command, bounds).expect_err("too much");
+            assert_gone(std::fs::read_to_string(&pid).expect("a pid").trim());
         }
     }
 
@@ -250,15 +310,7 @@ mod tests {
         let error = run_it(&command, bounds).expect_err("a deadline");
         assert!(error.contains("did not end within 300ms"), "{error}");
         let pids = std::fs::read_to_string(pids).expect("two pids");
-        for pid in pids.lines() {
-            let pid = Pid::from_raw(pid.parse().expect("a number")).expect("a pid");
-            let start = Instant::now();
-            // A killed child is gone once init has taken its status.
-            while is_running(pid) {
-                assert!(start.elapsed() < BOUNDS.time, "{pid:?} still runs");
-                std::thread::sleep(TICK);
-            }
-        }
+        pids.lines().for_each(assert_gone);
     }
 
     #[test]
@@ -270,8 +322,13 @@ mod tests {
         assert!(start.elapsed() < BOUNDS.time);
     }
 
-    fn is_running(pid: Pid) -> bool {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()));
-        stat.is_ok_and(|stat| !stat.contains(") Z "))
+    /// A killed child is gone once init has taken its status.
+    fn assert_gone(pid: &str) {
+        let start = Instant::now();
+        let stat = format!("/proc/{pid}/stat");
+        while std::fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z ")) {
+            assert!(start.elapsed() < BOUNDS.time, "{pid} still runs");
+            std::thread::sleep(TICK);
+        }
     }
 }

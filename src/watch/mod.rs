@@ -10,8 +10,8 @@ mod file;
 use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 
@@ -22,14 +22,19 @@ use crate::protocol::{Feed, State, WatchStatus};
 use command::Bounds;
 use file::WatchedFile;
 
+/// Two looks are at least so far apart, however often the audience comes and goes.
+const MIN_PAUSE: Duration = Duration::from_millis(200);
+
 /// Distinct errors that are logged once each; what comes beyond is shown, not logged.
 const MAX_LOGGED: usize = 64;
 
-/// The running watchers. Bounded by what the configuration names.
+/// The running watchers, bounded by what the configuration names. They run on when this is
+/// dropped; [`Self::stop`] ends them.
 pub(crate) struct Watchers {
     /// Nothing is ever sent: the threads end when it is gone.
-    stop: Sender<()>,
-    threads: Vec<JoinHandle<()>>,
+    stop: Option<Sender<()>>,
+    /// Nothing is ever sent here either: it is over when the last thread has ended.
+    running: Receiver<()>,
 }
 
 impl Watchers {
@@ -43,28 +48,41 @@ impl Watchers {
         journal: &Arc<Journal>,
     ) -> io::Result<Self> {
         let (stop, stopped) = bounded(0);
-        let mut watchers = Self {
-            stop,
-            threads: Vec::new(),
-        };
+        let (alive, running) = bounded(0);
         for watch in &config.watches {
             let mut watcher = Watcher::new(watch, config, manager, journal, stopped.clone());
-            let thread = thread::Builder::new()
+            let alive = alive.clone();
+            thread::Builder::new()
                 .name(format!("watch-{}", watch.feed))
-                .spawn(move || watcher.run())?;
-            watchers.threads.push(thread);
+                .spawn(move || {
+                    watcher.run();
+                    drop(alive);
+                })?;
         }
-        Ok(watchers)
+        Ok(Self {
+            stop: Some(stop),
+            running,
+        })
     }
 
-    /// Ends all watchers; a command that runs is killed. Blocks until that is done, and until
-    /// a state that is being published is committed.
-    pub(crate) fn stop(self) {
-        drop(self.stop);
-        for thread in self.threads {
-            // A panic was reported when it happened.
-            let _ = thread.join();
-        }
+    /// Ends all watchers: none looks again, a command that runs is killed.
+    pub(crate) fn stop(&mut self) {
+        self.stop = None;
+    }
+
+    /// Waits until all have ended, after [`Self::stop`]; `false` at the deadline, when one
+    /// still waits for the disk.
+    pub(crate) fn wait(&self, deadline: Instant) -> bool {
+        // Nobody sends: it returns when the last sender is gone, or in the end.
+        let _ = self.running.recv_deadline(deadline);
+        self.running.try_recv() == Err(crossbeam_channel::TryRecvError::Disconnected)
+    }
+}
+
+impl Drop for Watchers {
+    fn drop(&mut self) {
+        // A server that is dropped runs on, and so do its watchers.
+        std::mem::forget(self.stop.take());
     }
 }
 
@@ -80,6 +98,8 @@ struct Watcher {
     stopped: Receiver<()>,
     status: WatchStatus,
     logged: HashSet<String>,
+    /// Its failing was logged, so its recovery is, too.
+    is_news: bool,
 }
 
 /// Where it looks, and what it remembers of that.
@@ -119,6 +139,7 @@ impl Watcher {
             stopped,
             status,
             logged: HashSet::new(),
+            is_news: false,
         };
         watcher.show();
         watcher
@@ -136,10 +157,15 @@ impl Watcher {
             // Who has come before now is served by this look.
             let _ = self.woken.try_recv();
             self.look();
+            let pause = MIN_PAUSE.min(self.interval);
+            select! {
+                recv(self.stopped) -> _ => return,
+                default(pause) => {}
+            }
             select! {
                 recv(self.woken) -> _ => {}
                 recv(self.stopped) -> _ => return,
-                default(self.interval) => {}
+                default(self.interval - pause) => {}
             }
         }
     }
@@ -168,7 +194,7 @@ impl Watcher {
         });
         match published {
             Ok(_) => {
-                if self.status.error.take().is_some() {
+                if self.status.error.take().is_some() && std::mem::take(&mut self.is_news) {
                     log::info!("the source of the feed {} works again", self.feed);
                 }
             }
@@ -179,6 +205,7 @@ impl Watcher {
 
     fn fail(&mut self, error: String) {
         if self.logged.len() < MAX_LOGGED && self.logged.insert(error.clone()) {
+            self.is_news = true;
             log::warn!(
                 "the source of the feed {} fails, its last state stays: {error}",
                 self.feed

@@ -50,6 +50,11 @@ impl Call {
         percent_decode(self.path.rsplit('/').next().unwrap_or_default())
     }
 
+    /// Bytes of the body.
+    pub(super) fn body_length(&self) -> usize {
+        self.request.body_length().unwrap_or(0)
+    }
+
     /// The body, which is to be JSON. The relay has sent all of it, so this waits for nobody.
     ///
     /// # Errors

@@ -1,5 +1,6 @@
 //! The routes of feeds: publish a state, read one, list them all.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -7,15 +8,28 @@ use serde::Serialize;
 use super::handlers::{RETRY_AFTER, json_body};
 use super::{Api, Call};
 use crate::error::{Error, Result};
+use crate::frame::StateFrame;
 use crate::http::{Problem, Reply};
 use crate::manager::FeedStatus;
-use crate::protocol::{Feed, Published, Rev, State};
+use crate::protocol::{Feed, Published, State};
 
 /// What browsers and proxies may do with a state: keep it, and ask every time whether it
 /// still is the last one.
 const CACHE_CONTROL: &str = "no-cache";
 
-pub(super) fn put_state(api: &Arc<Api>, mut call: Call) {
+/// Bodies up to this are read on the `rest` thread; a larger one would hold it up for
+/// milliseconds, so a `query` thread takes it.
+const SMALL_BODY: usize = 4 << 10;
+
+pub(super) fn put_state(api: &Arc<Api>, call: Call) {
+    if call.body_length() <= SMALL_BODY {
+        return publish(api, call);
+    }
+    let shared = Arc::clone(api);
+    api.query(move || publish(&shared, call));
+}
+
+fn publish(api: &Api, mut call: Call) {
     let (feed, state) = match feed(&call).and_then(|feed| Ok((feed, state(&mut call)?))) {
         Ok(asked) => asked,
         Err(problem) => return call.reply(problem.into()),
@@ -51,7 +65,7 @@ pub(super) fn get_state(api: &Arc<Api>, call: Call) {
         Err(problem) => return call.reply(problem.into()),
     };
     let state = api.manager.last_state(&feed);
-    let etag = etag(state.rev);
+    let etag = etag(&state);
     let is_known = call
         .header("If-None-Match")
         .is_some_and(|known| lists(known, &etag));
@@ -68,11 +82,11 @@ pub(super) fn get_state(api: &Arc<Api>, call: Call) {
 /// Answers from memory, too.
 pub(super) fn get_states(api: &Arc<Api>, call: Call) {
     let feeds = api.manager.feeds();
-    call.reply(Reply::json(json_body(&Feeds { feeds })));
+    call.reply(Reply::json(json_body(&FeedList { feeds })));
 }
 
 #[derive(Serialize)]
-struct Feeds {
+struct FeedList {
     feeds: Vec<FeedStatus>,
 }
 
@@ -90,8 +104,12 @@ fn state(call: &mut Call) -> Result<State, Problem> {
     State::parse(&body).map_err(|error| Problem::new(400, format!("the body is not JSON: {error}")))
 }
 
-fn etag(rev: Rev) -> String {
-    format!("\"{rev}\"")
+/// The rev, and a hash of the state: in a new database revisions begin again, and what a
+/// client knows from the one before must not count as known.
+fn etag(state: &StateFrame) -> String {
+    let mut hasher = DefaultHasher::new();
+    state.state().hash(&mut hasher);
+    format!("\"{}-{:x}\"", state.rev, hasher.finish())
 }
 
 /// Whether an `If-None-Match` names this tag (RFC 9110, sections 13.1.2 and 8.8.3.2: weak
