@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use super::plan::Plan;
+
 /// Longest wait for one answer of the server; a run never hangs.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -15,18 +17,6 @@ const HANDSHAKES: usize = 64;
 /// The nonce of RFC 6455, 1.3, and the answer to it given there.
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
-
-/// The channels of a run: names of equal length that nobody else uses.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Channels {
-    pub(super) count: usize,
-}
-
-impl Channels {
-    pub(super) fn name(self, index: usize) -> String {
-        format!("bench-{}-{:06}", std::process::id(), index % self.count)
-    }
-}
 
 /// The address in a URL or `HOST:PORT`; refused unless it is this machine's own.
 pub(super) fn address(url: &str) -> Result<SocketAddr, String> {
@@ -67,27 +57,21 @@ pub(super) fn raise_descriptor_limit(connections: usize) -> Result<(), String> {
     }
 }
 
-/// Opens a WebSocket on a channel. Returns it with the bytes that came after the handshake.
-pub(super) fn web_socket(
-    address: SocketAddr,
-    channel: &str,
-) -> Result<(TcpStream, Vec<u8>), String> {
-    let mut socket = ask(address, channel)?;
+/// Opens a WebSocket. Returns it with the bytes that came after the handshake.
+pub(super) fn web_socket(address: SocketAddr, path: &str) -> Result<(TcpStream, Vec<u8>), String> {
+    let mut socket = ask(address, path)?;
     let rest = read_accepted(&mut socket)?;
     Ok((socket, rest))
 }
 
-/// Opens `count` WebSockets, spread evenly over the channels.
-pub(super) fn web_sockets(
-    address: SocketAddr,
-    channels: Channels,
-    count: usize,
-) -> Result<Vec<(TcpStream, Vec<u8>)>, String> {
+/// Opens the WebSockets of all subscribers, spread evenly over the channels.
+pub(super) fn web_sockets(plan: &Plan) -> Result<Vec<(TcpStream, Vec<u8>)>, String> {
+    let count = plan.subscribers;
     let mut open = Vec::with_capacity(count);
     while open.len() < count {
         let batch = open.len()..count.min(open.len() + HANDSHAKES);
         let asked: Result<Vec<_>, _> = batch
-            .map(|index| ask(address, &channels.name(index)))
+            .map(|index| ask(plan.address, &plan.path(index)))
             .collect();
         for mut socket in asked? {
             let rest = read_accepted(&mut socket)
@@ -110,10 +94,10 @@ pub(super) fn tcp(address: SocketAddr) -> Result<TcpStream, String> {
     connect().map_err(|error: std::io::Error| format!("can't connect to {address}: {error}"))
 }
 
-fn ask(address: SocketAddr, channel: &str) -> Result<TcpStream, String> {
+fn ask(address: SocketAddr, path: &str) -> Result<TcpStream, String> {
     let mut socket = tcp(address)?;
     let request = format!(
-        "GET /api/ws/{channel} HTTP/1.1\r\nHost: {address}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+        "GET {path} HTTP/1.1\r\nHost: {address}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n\r\n"
     );
     socket

@@ -3,15 +3,15 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::connect::{self, Channels};
+use super::connect;
 use super::latency::{Clock, Window, nanos};
-use super::plan::Plan;
+use super::plan::{Channels, Load, Plan};
 use super::publishers::Connected;
-use super::receiver::Progress;
+use super::received::Progress;
 use super::report::{Cost, Report};
 use super::server::{Server, Usage};
-use super::subscribers::{Subscribers, Verdict};
-use super::{Args, Via};
+use super::subscribers::{Subscribers, Verdict, take_snapshots};
+use super::{Args, Via, state};
 
 /// The wait for deliveries ends when none came for so long, or after the second time in any case.
 const QUIET: Duration = Duration::from_secs(3);
@@ -31,21 +31,24 @@ pub(super) fn run(args: &Args) -> Result<Report, String> {
             args.channels
         ));
     }
+    if args.load() != Load::Messages && args.content_bytes < state::LEAST_BYTES {
+        return Err(format!(
+            "--content-bytes {}: a state has at least {} bytes",
+            args.content_bytes,
+            state::LEAST_BYTES
+        ));
+    }
     connect::raise_descriptor_limit(args.subscribers + publishers)?;
     let clock = Clock::start();
-    let channels = Channels {
-        count: args.channels,
-    };
     let server = Server::new(args)?;
     let usage = || server.pid.map(Usage::of).transpose();
 
-    let before = usage()?;
-    let connecting = clock.now();
-    let sockets = connect::web_sockets(server.address, channels, args.subscribers)?;
-    let connect_time = Duration::from_nanos(clock.now() - connecting);
-    let plan = Plan {
+    let mut plan = Plan {
         address: server.address,
-        channels,
+        load: args.load(),
+        channels: Channels {
+            count: args.channels,
+        },
         publishers,
         via: args.via,
         in_flight: args.in_flight,
@@ -53,8 +56,16 @@ pub(super) fn run(args: &Args) -> Result<Report, String> {
         subscribers: args.subscribers,
         max_behind: args.max_behind,
         content_bytes: args.content_bytes,
+        base_rev: 0,
         clock,
     };
+    let before = usage()?;
+    let connecting = clock.now();
+    let mut sockets = connect::web_sockets(&plan)?;
+    if plan.load != Load::Messages {
+        plan.base_rev = take_snapshots(&mut sockets, &plan)?;
+    }
+    let connect_time = Duration::from_nanos(clock.now() - connecting);
     let connected = Connected::new(&plan)?;
 
     let start = clock.now() + nanos(args.warmup_seconds);
@@ -94,7 +105,7 @@ pub(super) fn run(args: &Args) -> Result<Report, String> {
         latency: received.latency,
         malformed: received.malformed,
         first_malformed: received.first_malformed,
-        verdict: Verdict::of(received.subscribers, &published.acknowledged),
+        verdict: Verdict::of(received.subscribers, &plan, &published),
         published,
         cost,
         own_cpu: own_to - own_from,

@@ -3,28 +3,40 @@
 //! One thread (or `--receivers`) receives for all subscribers (epoll), one thread per publisher publishes, the
 //! main thread keeps time. The generator shares the machine with the server, so the receiving
 //! side costs as little as it can: one read takes many frames, no JSON parser runs on most of
-//! them, and one clock reading dates all frames of a read.
+//! them, and one clock reading dates all frames of a read. Of a long state only the ends are kept.
 //!
 //! The checks are real: publishers collect the ids of acknowledged messages, subscribers the
-//! ids of delivered ones, and the two are compared as sets at the end.
+//! ids of delivered ones, and the two are compared as sets at the end. States of a feed may be
+//! skipped: their revs must ascend, and everybody must end on the last one.
 
+mod arriving;
 mod connect;
+mod exchange;
+mod feed_report;
 mod latency;
 mod load;
+mod message_reader;
 mod plan;
 mod publish_http;
 mod publish_ws;
 mod publishers;
+mod reader;
+mod received;
 mod receiver;
 mod report;
+mod requests;
 mod scanner;
 mod server;
+mod state;
+mod state_reader;
 mod subscribers;
 mod tally;
 mod text;
 
 use std::path::PathBuf;
 use std::time::Duration;
+
+use plan::Load;
 
 /// Load a server on this machine and report speed, latency, losses and the server's cost.
 ///
@@ -43,6 +55,15 @@ pub(crate) struct Args {
     /// Without `--url`: the server's database, a file or `:memory:` [default: a temporary file]
     #[arg(long, value_name = "FILE", conflicts_with = "url")]
     db: Option<PathBuf>,
+
+    /// Publish states of one feed (`PUT /api/state/{feed}`), each of them a change, instead of messages
+    #[arg(long, conflicts_with_all = ["via", "in_flight", "channels", "idle_seconds"])]
+    feed: bool,
+
+    /// With `--feed`: publish the same state again and again, every second time with its keys in
+    /// another order; nobody may hear of any but the first
+    #[arg(long, requires = "feed", conflicts_with = "max_behind")]
+    equal: bool,
 
     /// WebSocket subscribers, spread evenly over the channels
     #[arg(long, value_name = "N", default_value_t = 1000)]
@@ -64,16 +85,17 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = at_least_one)]
     in_flight: usize,
 
-    /// Messages per second, all publishers together [default: as fast as answers come]
+    /// Messages or states per second, all publishers together [default: as fast as answers come]
     #[arg(long, value_name = "N", value_parser = positive)]
     rate: Option<f64>,
 
-    /// Publishers pause while subscribers are, on average, more than N messages behind [default:
+    /// Publishers pause while subscribers are, on average, more than N messages or states behind [default:
     /// never: a server that answers before it has delivered can be outrun]
     #[arg(long, value_name = "N")]
     max_behind: Option<u64>,
 
-    /// Length of each message's content, at least 15 (it starts with a time stamp)
+    /// Length of each message's content, at least 15 (it starts with a time stamp), or of each
+    /// state; above the server's limit of 256 KiB with `-- --max-body-bytes SIZE`
     #[arg(long, value_name = "BYTES", default_value_t = 200, value_parser = content_bytes)]
     content_bytes: usize,
 
@@ -111,8 +133,18 @@ enum Via {
     Ws,
 }
 
+impl Args {
+    fn load(&self) -> Load {
+        match (self.feed, self.equal) {
+            (false, _) => Load::Messages,
+            (true, false) => Load::States,
+            (true, true) => Load::EqualStates,
+        }
+    }
+}
+
 /// Runs the load, prints the report on standard output and fails when anything was lost,
-/// doubled, out of order, refused or closed.
+/// doubled, out of order, refused or closed, or a subscriber ended on an old state.
 pub(crate) fn run(args: Args) -> Result<(), String> {
     let report = load::run(&args)?;
     if args.json {

@@ -3,28 +3,65 @@
 use std::net::SocketAddr;
 
 use super::Via;
-use super::connect::Channels;
 use super::latency::Clock;
 
 /// Every content starts with the time of its publish call in so many decimal digits
 /// (nanoseconds since the run's start: enough for eleven days).
 pub(super) const STAMP_DIGITS: usize = 15;
 
+/// The channels of a run, or its one feed: names of equal length that nobody else uses.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Channels {
+    pub(super) count: usize,
+}
+
+impl Channels {
+    pub(super) fn name(self, index: usize) -> String {
+        format!("bench-{}-{:06}", std::process::id(), index % self.count)
+    }
+}
+
+/// What is published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Load {
+    /// Messages to channels.
+    Messages,
+    /// States of a feed, each different from all others.
+    States,
+    /// One and the same state of a feed, in two notations.
+    EqualStates,
+}
+
 /// What all publishers of a run are to do.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Plan {
     pub(super) address: SocketAddr,
+    pub(super) load: Load,
     pub(super) channels: Channels,
     pub(super) publishers: usize,
     pub(super) via: Via,
     pub(super) in_flight: usize,
-    /// Messages per second, all publishers together; `None` for as fast as answers come.
+    /// Messages or states per second, all publishers together; `None` for as fast as answers come.
     pub(super) rate: Option<f64>,
     pub(super) subscribers: usize,
-    /// Messages that subscribers may be behind, on average, before publishers pause.
+    /// Messages or states that subscribers may be behind, on average, before publishers pause.
     pub(super) max_behind: Option<u64>,
+    /// Length of a message's content, or of a state.
     pub(super) content_bytes: usize,
+    /// The feed's rev before anything is published.
+    pub(super) base_rev: u64,
     pub(super) clock: Clock,
+}
+
+impl Plan {
+    /// The path of the WebSockets of a channel, or of the feed.
+    pub(super) fn path(&self, index: usize) -> String {
+        let name = self.channels.name(index);
+        match self.load {
+            Load::Messages => format!("/api/ws/{name}"),
+            Load::States | Load::EqualStates => format!("/ws/{name}"),
+        }
+    }
 }
 
 /// The times at which one publisher may publish.
@@ -77,6 +114,26 @@ pub(super) fn stamp(digits: &mut [u8], time: u64) {
 mod tests {
     use super::*;
 
+    impl Plan {
+        /// A plan that nobody carries out.
+        pub(crate) fn for_tests(load: Load) -> Self {
+            Self {
+                address: SocketAddr::from(([127, 0, 0, 1], 1)),
+                load,
+                channels: Channels { count: 1 },
+                publishers: 1,
+                via: Via::Http,
+                in_flight: 1,
+                rate: None,
+                subscribers: 0,
+                max_behind: None,
+                content_bytes: 200,
+                base_rev: 0,
+                clock: Clock::start(),
+            }
+        }
+    }
+
     #[test]
     fn a_stamp_is_the_time_in_decimal_digits() {
         let mut digits = *b"xxxxxxxxxxxxxxx";
@@ -87,16 +144,9 @@ mod tests {
     #[test]
     fn publishers_share_the_rate_in_turn() {
         let plan = Plan {
-            address: SocketAddr::from(([127, 0, 0, 1], 1)),
-            channels: Channels { count: 1 },
             publishers: 4,
-            via: Via::Http,
-            in_flight: 1,
             rate: Some(20.0),
-            subscribers: 0,
-            max_behind: None,
-            content_bytes: 200,
-            clock: Clock::start(),
+            ..Plan::for_tests(Load::Messages)
         };
         let mut due = Vec::new();
         for index in 0..4 {

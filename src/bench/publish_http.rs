@@ -1,15 +1,14 @@
-//! One HTTP publisher: a keep-alive connection, one `POST /api/messages` at a time.
+//! One HTTP publisher: a keep-alive connection, one `POST /api/messages` or
+//! `PUT /api/state/{feed}` at a time.
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
-use std::ops::Range;
 use std::time::Duration;
 
-use httparse::Status;
+use serde::Deserialize;
 
-use super::connect;
-use super::plan::{Plan, STAMP_DIGITS, Schedule, filler, stamp};
+use super::exchange::Connection;
+use super::plan::{Load, Plan, Schedule};
 use super::publishers::{PAUSE, Published};
+use super::requests::Requests;
 use super::scanner::{number, shortened};
 
 /// Pause after a refusal: whoever is told to come back later does.
@@ -19,38 +18,20 @@ pub(super) struct HttpPublisher {
     connection: Connection,
     plan: Plan,
     index: usize,
-    /// The whole request; channel and stamp are written over before each call.
-    request: Vec<u8>,
-    channel: Range<usize>,
-    stamp: Range<usize>,
+    requests: Requests,
 }
 
 impl HttpPublisher {
     pub(super) fn connect(plan: Plan, index: usize) -> Result<Self, String> {
-        let socket = connect::tcp(plan.address)?;
-        let name = plan.channels.name(0);
-        let before_channel = r#"{"channel_id":""#;
-        let before_stamp = format!(r#"{before_channel}{name}","author":"bench","content":""#);
-        let filler = filler(plan.content_bytes);
-        let body = format!(r#"{before_stamp}{:0STAMP_DIGITS$}{filler}"}}"#, 0);
-        let head = format!(
-            "POST /api/messages HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
-            plan.address,
-            body.len()
-        );
-        let channel = head.len() + before_channel.len();
-        let stamp = head.len() + before_stamp.len();
         Ok(Self {
-            connection: Connection {
-                socket,
-                buffer: Vec::with_capacity(4096),
-                chunk: vec![0; 64 << 10],
-            },
+            connection: Connection::connect(plan.address)?,
             plan,
             index,
-            channel: channel..channel + name.len(),
-            stamp: stamp..stamp + STAMP_DIGITS,
-            request: (head + &body).into_bytes(),
+            requests: match plan.load {
+                Load::Messages => Requests::messages(&plan),
+                Load::States => Requests::states(&plan, index),
+                Load::EqualStates => Requests::equal_states(&plan),
+            },
         })
     }
 
@@ -70,19 +51,17 @@ impl HttpPublisher {
                 continue;
             }
             schedule.count();
-            if channels.count > 1 {
-                self.request[self.channel.clone()]
-                    .copy_from_slice(channels.name(channel).as_bytes());
-            }
             let sent = self.plan.clock.now();
-            stamp(&mut self.request[self.stamp.clone()], sent);
-            match self.connection.exchange(&self.request) {
+            let request = self.requests.next(channels, channel, sent);
+            match self.connection.exchange(request) {
                 Ok((200, body)) => {
                     let now = self.plan.clock.now();
-                    match id(&body) {
-                        Some(id) => published.acknowledge(channel, id, sent, now),
-                        None => published
-                            .refuse(|| format!("an answer without an id: {}", shortened(&body))),
+                    match answer(self.plan.load, &body) {
+                        Some(Answer::New(id)) => published.acknowledge(channel, id, sent, now),
+                        Some(Answer::Same) => published.acknowledge_unchanged(sent, now),
+                        None => published.refuse(|| {
+                            format!("an answer without an id or a rev: {}", shortened(&body))
+                        }),
                     }
                 }
                 Ok((status, body)) => {
@@ -100,6 +79,31 @@ impl HttpPublisher {
     }
 }
 
+#[derive(Debug, PartialEq, Eq)]
+enum Answer {
+    /// A message has this id, or a state that is a change this rev.
+    New(u64),
+    /// A state that is no change.
+    Same,
+}
+
+fn answer(load: Load, body: &[u8]) -> Option<Answer> {
+    #[derive(Deserialize)]
+    struct Put {
+        changed: bool,
+        rev: u64,
+    }
+    if load == Load::Messages {
+        return id(body).map(Answer::New);
+    }
+    let put: Put = serde_json::from_slice(body).ok()?;
+    Some(if put.changed {
+        Answer::New(put.rev)
+    } else {
+        Answer::Same
+    })
+}
+
 /// The id in the answer; no other text in it can look like one, as the content is ours.
 fn id(body: &[u8]) -> Option<u64> {
     const BEFORE_ID: &[u8] = b"\"id\":";
@@ -110,131 +114,32 @@ fn id(body: &[u8]) -> Option<u64> {
     (id > 0).then_some(id)
 }
 
-struct Connection {
-    socket: TcpStream,
-    /// What has arrived of the answer.
-    buffer: Vec<u8>,
-    chunk: Vec<u8>,
-}
-
-impl Connection {
-    /// Sends a request and reads the whole answer: its status and body.
-    fn exchange(&mut self, request: &[u8]) -> Result<(u16, Vec<u8>), String> {
-        self.socket
-            .write_all(request)
-            .map_err(|error| format!("can't send a request: {error}"))?;
-        self.buffer.clear();
-        loop {
-            match self.socket.read(&mut self.chunk) {
-                Ok(0) => return Err("the server closed the connection".to_owned()),
-                Ok(read) => self.buffer.extend_from_slice(&self.chunk[..read]),
-                Err(error) => return Err(format!("no answer: {error}")),
-            }
-            if let Some(answer) = response(&self.buffer)? {
-                return Ok(answer);
-            }
-        }
-    }
-}
-
-/// Status and body of an answer; `None` when it is not complete.
-fn response(bytes: &[u8]) -> Result<Option<(u16, Vec<u8>)>, String> {
-    let fault = |error: &str| format!("no HTTP answer ({error}): {}", shortened(bytes));
-    let mut headers = [httparse::EMPTY_HEADER; 32];
-    let mut head = httparse::Response::new(&mut headers);
-    let Status::Complete(length) = head
-        .parse(bytes)
-        .map_err(|error| fault(&error.to_string()))?
-    else {
-        return Ok(None);
-    };
-    let header = |name: &str| {
-        head.headers
-            .iter()
-            .find(|header| header.name.eq_ignore_ascii_case(name))
-    };
-    let status = head.code.unwrap_or_default();
-    let rest = &bytes[length..];
-    if header("transfer-encoding").is_some() {
-        let body = chunked(rest).map_err(fault)?;
-        return Ok(body.map(|body| (status, body)));
-    }
-    let length = header("content-length")
-        .and_then(|header| std::str::from_utf8(header.value).ok()?.parse().ok())
-        .ok_or_else(|| fault("no length"))?;
-    match rest.len() {
-        arrived if arrived < length => Ok(None),
-        arrived if arrived == length => Ok(Some((status, rest.to_vec()))),
-        _ => Err(fault("more bytes than announced")),
-    }
-}
-
-/// The body in chunks that have all arrived (RFC 9112, 7.1, without trailers).
-fn chunked(mut bytes: &[u8]) -> Result<Option<Vec<u8>>, &'static str> {
-    let mut body = Vec::new();
-    loop {
-        let Status::Complete((start, length)) =
-            httparse::parse_chunk_size(bytes).map_err(|_| "invalid chunk size")?
-        else {
-            return Ok(None);
-        };
-        let end = start + usize::try_from(length).map_err(|_| "a chunk of impossible length")?;
-        let Some(chunk) = bytes.get(start..end) else {
-            return Ok(None);
-        };
-        let Some(line_end) = bytes.get(end..end + 2) else {
-            return Ok(None);
-        };
-        if line_end != b"\r\n" {
-            return Err("no line end after a chunk");
-        }
-        if length == 0 {
-            return Ok(Some(body));
-        }
-        body.extend_from_slice(chunk);
-        bytes = &bytes[end + 2..];
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_is_read_when_its_last_byte_has_arrived() {
-        let body = br#"{"success":true,"message":{"id":42}}"#;
-        let whole = [
-            b"HTTP/1.1 200 OK\r\nContent-Length: 36\r\nX: y\r\n\r\n",
-            &body[..],
-        ]
-        .concat();
-        let (first, second) = body.split_at(10);
-        let chunked = [
-            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\na\r\n",
-            first,
-            b"\r\n1A\r\n",
-            second,
-            b"\r\n0\r\n\r\n",
-        ]
-        .concat();
-        for bytes in [whole, chunked] {
-            for end in 0..bytes.len() {
-                assert_eq!(response(&bytes[..end]), Ok(None), "after {end} bytes");
-            }
-            assert_eq!(response(&bytes), Ok(Some((200, body.to_vec()))));
-        }
-        assert_eq!(id(body), Some(42));
-        assert_eq!(id(b"{\"success\":false}"), None);
-    }
-
-    #[test]
-    fn bytes_beyond_the_answer_and_answers_without_length_are_errors() {
-        for bytes in [
-            "HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nab",
-            "HTTP/1.1 200 OK\r\n\r\n",
-            "SMTP\r\n",
+    fn an_answer_says_what_became_of_the_request() {
+        for (load, body, expected) in [
+            (
+                Load::Messages,
+                r#"{"success":true,"message":{"id":42}}"#,
+                Some(Answer::New(42)),
+            ),
+            (Load::Messages, r#"{"success":false}"#, None),
+            (
+                Load::States,
+                r#"{"success":true,"changed":true,"rev":7,"subscribers":2}"#,
+                Some(Answer::New(7)),
+            ),
+            (
+                Load::EqualStates,
+                r#"{"success":true,"changed":false,"rev":7,"subscribers":2}"#,
+                Some(Answer::Same),
+            ),
+            (Load::States, r#"{"success":true}"#, None),
         ] {
-            assert!(response(bytes.as_bytes()).is_err(), "{bytes}");
+            assert_eq!(answer(load, body.as_bytes()), expected, "{body}");
         }
     }
 }

@@ -36,7 +36,7 @@ pub(super) struct WsPublisher {
 impl WsPublisher {
     pub(super) fn connect(plan: Plan, index: usize) -> Result<Self, String> {
         let channel = index % plan.channels.count;
-        let (socket, arrived) = connect::web_socket(plan.address, &plan.channels.name(channel))?;
+        let (socket, arrived) = connect::web_socket(plan.address, &plan.path(channel))?;
         let before_stamp = r#"{"type":"message","author":"bench","content":""#;
         let filler = filler(plan.content_bytes);
         let payload = format!(r#"{before_stamp}{:0STAMP_DIGITS$}{filler}","ref":"#, 0);

@@ -10,28 +10,32 @@ use super::latency::{Histogram, Window};
 use super::plan::{Plan, Schedule};
 use super::publish_http::HttpPublisher;
 use super::publish_ws::WsPublisher;
-use super::receiver::Progress;
+use super::received::Progress;
 use super::tally::Ids;
 
 /// How long publishers pause until they look again whether subscribers have caught up.
 pub(super) const PAUSE: Duration = Duration::from_micros(200);
 
-/// What became of the published messages.
+/// What became of the published messages or states.
 #[derive(Debug)]
 pub(super) struct Published {
-    /// The acknowledged ids of each channel.
+    /// The acknowledged ids of each channel, or the feed's revs.
     pub(super) acknowledged: Vec<Ids>,
-    /// Messages acknowledged in the measured time.
+    /// The greatest of them.
+    pub(super) last_id: u64,
+    /// States that were no change.
+    pub(super) unchanged: u64,
+    /// Messages or states acknowledged in the measured time.
     pub(super) in_window: u64,
     /// From publish call to acknowledgement, of calls made in the measured time.
     pub(super) latency: Histogram,
-    /// Messages that the server refused.
+    /// Messages or states that the server refused.
     pub(super) refused: u64,
     pub(super) first_refusal: Option<String>,
     /// Why a publisher gave up.
     pub(super) failure: Option<String>,
     window: Window,
-    /// Messages that subscribers may be behind, all subscribers' added up.
+    /// Messages or states that subscribers may be behind, all subscribers' added up.
     max_outstanding: u64,
     /// Subscribers of each channel.
     audience: Vec<u64>,
@@ -46,6 +50,8 @@ impl Published {
         };
         Self {
             acknowledged: vec![Ids::default(); channels],
+            last_id: plan.base_rev,
+            unchanged: 0,
             in_window: 0,
             latency: Histogram::default(),
             refused: 0,
@@ -62,17 +68,28 @@ impl Published {
         }
     }
 
-    /// Whether the subscribers are near enough for one more message.
+    /// Whether the subscribers are near enough for one more.
     pub(super) fn may_publish(&self) -> bool {
         self.max_outstanding == u64::MAX || self.progress.outstanding() <= self.max_outstanding
     }
 
-    /// Counts an answer: the message that was sent at `sent` has this id.
+    /// Counts an answer: what was sent at `sent` has this id or rev.
     pub(super) fn acknowledge(&mut self, channel: usize, id: u64, sent: u64, now: u64) {
         self.acknowledged[channel].add(id);
         self.progress
             .due
             .fetch_add(self.audience[channel], Ordering::Relaxed);
+        self.last_id = self.last_id.max(id);
+        self.count_answer(sent, now);
+    }
+
+    /// Counts an answer: the state that was sent at `sent` is no change.
+    pub(super) fn acknowledge_unchanged(&mut self, sent: u64, now: u64) {
+        self.unchanged += 1;
+        self.count_answer(sent, now);
+    }
+
+    fn count_answer(&mut self, sent: u64, now: u64) {
         self.in_window += u64::from(self.window.contains(now));
         if self.window.contains(sent) {
             self.latency.record(now.saturating_sub(sent));
@@ -89,6 +106,8 @@ impl Published {
             .iter_mut()
             .zip(other.acknowledged)
             .for_each(|(mine, theirs)| mine.merge(theirs));
+        self.last_id = self.last_id.max(other.last_id);
+        self.unchanged += other.unchanged;
         self.in_window += other.in_window;
         self.latency.merge(&other.latency);
         self.refused += other.refused;

@@ -3,21 +3,24 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 
 use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
 use rustix::fd::OwnedFd;
 
+use super::arriving::{Arriving, Payload};
 use super::connect::{self, CLOSE, PONG};
-use super::latency::{Clock, Histogram, Window};
-use super::plan::Plan;
-use super::scanner::{self, Kind, Reader};
+use super::latency::{Clock, Window};
+use super::plan::{Load, Plan};
+use super::reader::Reader;
+use super::received::{Progress, Received};
+use super::scanner::{self, Kind};
 use super::tally::Tally;
 
 /// Most that one read takes. It is read again at once, so it had better stay in the cache.
 const READ_BYTES: usize = 128 << 10;
-/// Every so many messages one is read with a JSON parser and checked in full.
+/// Every so many messages or states one is read with a JSON parser and checked in full.
 const CHECKED: u64 = 1009;
 /// Longest wait for the answers to the closing handshakes.
 const LEAVING_NANOS: u64 = 2_000_000_000;
@@ -26,50 +29,6 @@ const NORMAL: u16 = 1000;
 const NO_CODE: u16 = 1005;
 const ABNORMAL: u16 = 1006;
 
-/// What the main thread sees of the receiving threads while they run, and tells them.
-#[derive(Debug, Default)]
-pub(super) struct Progress {
-    /// Deliveries that the acknowledged messages make, over all subscribers.
-    pub(super) due: AtomicU64,
-    /// Those that arrived.
-    pub(super) delivered: AtomicU64,
-    /// Subscribers whose connection stands.
-    pub(super) open: AtomicUsize,
-    /// Set once: close all subscribers and end.
-    pub(super) leave: AtomicBool,
-}
-
-impl Progress {
-    /// Deliveries that are still to come.
-    pub(super) fn outstanding(&self) -> u64 {
-        let delivered = self.delivered.load(Ordering::Relaxed);
-        self.due.load(Ordering::Relaxed).saturating_sub(delivered)
-    }
-}
-
-/// What several subscribers together received.
-#[derive(Debug, Default)]
-pub(super) struct Received {
-    /// Messages that arrived in the measured time.
-    pub(super) in_window: u64,
-    /// From publish call to arrival, of messages published in the measured time.
-    pub(super) latency: Histogram,
-    /// Frames that are neither control frames nor the messages that were published.
-    pub(super) malformed: u64,
-    pub(super) first_malformed: Option<String>,
-    pub(super) subscribers: Vec<Subscriber>,
-}
-
-impl Received {
-    pub(super) fn merge(&mut self, other: Self) {
-        self.in_window += other.in_window;
-        self.latency.merge(&other.latency);
-        self.malformed += other.malformed;
-        self.first_malformed = self.first_malformed.take().or(other.first_malformed);
-        self.subscribers.extend(other.subscribers);
-    }
-}
-
 /// One subscriber's connection and what came over it.
 #[derive(Debug)]
 pub(super) struct Subscriber {
@@ -77,6 +36,8 @@ pub(super) struct Subscriber {
     pub(super) channel: usize,
     /// The beginning of a frame whose end has not arrived.
     tail: Vec<u8>,
+    /// A long state of which the beginning has arrived; there is no tail then.
+    arriving: Option<Arriving>,
     pub(super) tally: Tally,
     /// The close code with which the server ended it.
     pub(super) closed: Option<u16>,
@@ -91,6 +52,10 @@ pub(super) struct Receiver {
     readers: Vec<Reader>,
     buffer_bytes: usize,
     delivered: u64,
+    /// Messages, or steps of the subscribers' revs.
+    advanced: u64,
+    /// Long states that did not arrive in one read.
+    cut: u64,
     progress: Arc<Progress>,
     received: Received,
 }
@@ -113,21 +78,29 @@ impl Receiver {
                 socket,
                 channel,
                 tail,
-                tally: Tally::default(),
+                arriving: None,
+                tally: Tally::after(plan.base_rev),
                 closed: None,
             });
         }
         progress
             .open
             .fetch_add(subscribers.len(), Ordering::Relaxed);
-        let reader = |index| Reader::new(&plan.channels.name(index), plan.content_bytes);
+        let reader = |index| Reader::new(plan, index);
+        // A long message is kept until it is complete, a long state is not.
+        let frame_bytes = match plan.load {
+            Load::Messages => plan.content_bytes * 2,
+            Load::States | Load::EqualStates => 0,
+        };
         Ok(Self {
             epoll,
             clock: plan.clock,
             window,
             readers: (0..plan.channels.count).map(reader).collect(),
-            buffer_bytes: READ_BYTES.max(plan.content_bytes * 2),
+            buffer_bytes: READ_BYTES.max(frame_bytes),
             delivered: 0,
+            advanced: 0,
+            cut: 0,
             progress,
             received: Received {
                 subscribers,
@@ -193,7 +166,7 @@ impl Receiver {
         };
         // One date for all that this read brought: they arrived together.
         let now = self.clock.now();
-        let before = self.delivered;
+        let (before, advanced) = (self.delivered, self.advanced);
         let ended = self.take_frames(subscriber, &buffer[..kept + read], now);
         let delivered = self.delivered - before;
         if self.window.contains(now) {
@@ -201,7 +174,7 @@ impl Receiver {
         }
         self.progress
             .delivered
-            .fetch_add(delivered, Ordering::Relaxed);
+            .fetch_add(self.advanced - advanced, Ordering::Relaxed);
         ended
     }
 
@@ -211,12 +184,24 @@ impl Receiver {
         mut bytes: &[u8],
         now: u64,
     ) -> Result<(), u16> {
+        if let Some(mut arriving) = subscriber.arriving.take() {
+            bytes = arriving.take(bytes);
+            let Some(payload) = arriving.payload() else {
+                subscriber.arriving = Some(arriving);
+                return Ok(());
+            };
+            self.take_text(subscriber, payload, payload.is_whole(), now);
+        }
         loop {
             match scanner::split(bytes) {
                 Ok(Some((frame, rest))) => {
                     bytes = rest;
                     match frame.kind {
-                        Kind::Text => self.take_message(subscriber, frame.payload, now),
+                        Kind::Text => {
+                            let is_checked = self.delivered.is_multiple_of(CHECKED);
+                            let payload = Payload::whole(frame.payload);
+                            self.take_text(subscriber, payload, is_checked, now);
+                        }
                         Kind::Ping => subscriber.send(PONG, frame.payload),
                         Kind::Pong => {}
                         Kind::Close => return Err(close_code(frame.payload)),
@@ -230,32 +215,37 @@ impl Receiver {
             }
         }
         subscriber.tail.clear();
-        subscriber.tail.extend_from_slice(bytes);
+        if matches!(self.readers[subscriber.channel], Reader::States(_)) {
+            subscriber.arriving = Arriving::begin(bytes, self.cut.is_multiple_of(CHECKED));
+            self.cut += u64::from(subscriber.arriving.is_some());
+        }
+        if subscriber.arriving.is_none() {
+            subscriber.tail.extend_from_slice(bytes);
+        }
         Ok(())
     }
 
-    fn take_message(&mut self, subscriber: &mut Subscriber, payload: &[u8], now: u64) {
-        let reader = &self.readers[subscriber.channel];
-        let quick = reader.quick(payload);
-        let read = match quick {
-            Some(delivery) if !self.delivered.is_multiple_of(CHECKED) => Ok(delivery),
-            _ => reader.thorough(payload),
+    fn take_text(
+        &mut self,
+        subscriber: &mut Subscriber,
+        payload: Payload<'_>,
+        is_checked: bool,
+        now: u64,
+    ) {
+        let delivery = match self.readers[subscriber.channel].read(payload, is_checked) {
+            Ok(delivery) => delivery,
+            Err(fault) => return self.note(fault),
         };
-        match read {
-            Ok(delivery) if quick.is_none_or(|quick| quick == delivery) => {
-                self.delivered += 1;
-                subscriber.tally.add(delivery.id);
-                if self.window.contains(delivery.sent) {
-                    self.received
-                        .latency
-                        .record(now.saturating_sub(delivery.sent));
-                }
-            }
-            Ok(_) => self.note(format!(
-                "read differently by a JSON parser: {}",
-                scanner::shortened(payload)
-            )),
-            Err(fault) => self.note(fault),
+        self.delivered += 1;
+        let step = subscriber.tally.add(delivery.id);
+        self.advanced += match self.readers[subscriber.channel] {
+            Reader::Messages(_) => 1,
+            Reader::States(_) => step,
+        };
+        if self.window.contains(delivery.sent) {
+            self.received
+                .latency
+                .record(now.saturating_sub(delivery.sent));
         }
     }
 

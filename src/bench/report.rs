@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::Via;
 use super::latency::{Histogram, Window};
-use super::plan::Plan;
+use super::plan::{Load, Plan};
 use super::publishers::Published;
 use super::server::Usage;
 use super::subscribers::Verdict;
@@ -51,6 +51,10 @@ impl Cost {
         (deliveries > 0).then(|| self.cpu.as_secs_f64() * 1e6 / deliveries as f64)
     }
 
+    pub(super) fn per_second(&self, measured: Window) -> f64 {
+        self.cpu.as_secs_f64() / measured.seconds().max(1e-9)
+    }
+
     /// Resident memory that each subscriber added.
     pub(super) fn kib_per_subscriber(&self, subscribers: usize) -> Option<f64> {
         let added = self.after.resident_kib as f64 - self.before.resident_kib as f64;
@@ -60,26 +64,44 @@ impl Cost {
 
 impl Report {
     pub(super) fn json(&self) -> Value {
+        let mut report = self.common_json();
+        let of_load = match self.plan.load {
+            Load::Messages => self.messages_json(),
+            Load::States | Load::EqualStates => self.feed_json(),
+        };
+        if let (Some(report), Value::Object(mut of_load)) = (report.as_object_mut(), of_load) {
+            report.append(&mut of_load);
+        }
+        report
+    }
+
+    fn messages_json(&self) -> Value {
+        let findings = self.verdict.findings;
+        json!({
+            "via": self.via(),
+            "in_flight": (self.plan.via == Via::Ws).then_some(self.plan.in_flight),
+            "channels": self.plan.channels.count,
+            "messages": self.acknowledged(),
+            "messages_per_second": self.per_second(self.published.in_window),
+            "missing": findings.missing,
+            "duplicated": findings.duplicated,
+        })
+    }
+
+    fn common_json(&self) -> Value {
         let findings = self.verdict.findings;
         json!({
             "subscribers": self.plan.subscribers,
             "publishers": self.plan.publishers,
-            "via": self.via(),
-            "in_flight": (self.plan.via == Via::Ws).then_some(self.plan.in_flight),
             "rate": self.plan.rate,
             "max_behind": self.plan.max_behind,
-            "channels": self.plan.channels.count,
             "content_bytes": self.plan.content_bytes,
             "seconds": self.measured.seconds(),
             "connect_seconds": self.connect_time.as_secs_f64(),
             "drain_seconds": self.drain_time.as_secs_f64(),
-            "messages": self.messages(),
-            "messages_per_second": self.per_second(self.published.in_window),
             "deliveries_per_second": self.per_second(self.deliveries),
             "delivery_ms": percentiles(&self.latency),
             "publish_ms": percentiles(&self.published.latency),
-            "missing": findings.missing,
-            "duplicated": findings.duplicated,
             "out_of_order": findings.out_of_order,
             "unexpected": findings.unexpected,
             "malformed": self.malformed,
@@ -89,6 +111,7 @@ impl Report {
             "generator_cpu_seconds": self.own_cpu.as_secs_f64(),
             "server": self.cost.as_ref().map(|cost| json!({
                 "cpu_seconds": cost.cpu.as_secs_f64(),
+                "cpu_seconds_per_second": cost.per_second(self.measured),
                 "cpu_seconds_per_million_deliveries": cost.per_million(self.deliveries),
                 "resident_kib": cost.after.resident_kib,
                 "resident_kib_before_subscribers": cost.before.resident_kib,
@@ -104,8 +127,15 @@ impl Report {
         let findings = self.verdict.findings;
         let mut faults = Vec::new();
         faults.extend(self.published.failure.clone());
+        let missing = match self.plan.load {
+            Load::Messages => findings.missing,
+            Load::States | Load::EqualStates => {
+                faults.extend(self.feed_faults());
+                0
+            }
+        };
         for (number, what) in [
-            (findings.missing, "missing"),
+            (missing, "missing"),
             (findings.duplicated, "duplicated"),
             (findings.out_of_order, "out of order"),
             (findings.unexpected, "delivered but never acknowledged"),
@@ -149,8 +179,8 @@ impl Report {
         }
     }
 
-    /// All acknowledged messages, those of the warm-up included.
-    pub(super) fn messages(&self) -> u64 {
+    /// All acknowledged messages or changes, those of the warm-up included.
+    pub(super) fn acknowledged(&self) -> u64 {
         self.published
             .acknowledged
             .iter()

@@ -1,25 +1,73 @@
 //! The subscribers as the main thread handles them: begin, end, compare.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read;
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 
 use super::latency::Window;
-use super::plan::Plan;
-use super::receiver::{Progress, Received, Receiver, Subscriber};
-use super::tally::{Findings, Ids};
+use super::plan::{Load, Plan};
+use super::publishers::Published;
+use super::received::{Progress, Received};
+use super::receiver::{Receiver, Subscriber};
+use super::scanner::{self, Kind, shortened};
+use super::state_reader::StateReader;
+use super::tally::Findings;
 
 /// How the subscribers' ids differ from the publishers'.
 #[derive(Debug, Default)]
 pub(super) struct Verdict {
     /// Of the subscribers that stayed to the end.
     pub(super) findings: Findings,
+    /// Those of them that something acknowledged never reached.
+    pub(super) incomplete: usize,
+    /// What arrived in order, at all subscribers.
+    pub(super) arrived: u64,
     /// Subscribers whose connection the server ended, by close code.
     pub(super) closed: BTreeMap<u16, usize>,
     /// What those did not get.
     pub(super) undelivered: u64,
+}
+
+/// Reads the first frame of every subscriber of a feed, its state so far, and returns its rev.
+pub(super) fn take_snapshots(
+    sockets: &mut [(TcpStream, Vec<u8>)],
+    plan: &Plan,
+) -> Result<u64, String> {
+    let reader = StateReader::new(&plan.channels.name(0), plan.content_bytes);
+    let mut revs = BTreeSet::new();
+    for (socket, tail) in sockets {
+        revs.insert(take_snapshot(socket, tail, &reader)?);
+    }
+    match (revs.pop_first(), revs.pop_first()) {
+        (rev, None) => Ok(rev.unwrap_or_default()),
+        (_, Some(_)) => Err("somebody else publishes to the feed".to_owned()),
+    }
+}
+
+fn take_snapshot(
+    socket: &mut TcpStream,
+    tail: &mut Vec<u8>,
+    reader: &StateReader,
+) -> Result<u64, String> {
+    let mut chunk = [0; 4096];
+    loop {
+        if let Some((frame, rest)) = scanner::split(tail)? {
+            if frame.kind != Kind::Text {
+                return Err(format!("no snapshot: {}", shortened(frame.payload)));
+            }
+            let rev = reader.snapshot(frame.payload)?;
+            *tail = rest.to_vec();
+            return Ok(rev);
+        }
+        match socket.read(&mut chunk) {
+            Ok(0) => return Err("the server closed a connection before the snapshot".to_owned()),
+            Ok(read) => tail.extend_from_slice(&chunk[..read]),
+            Err(error) => return Err(format!("no snapshot: {error}")),
+        }
+    }
 }
 
 /// The receiving threads.
@@ -67,13 +115,24 @@ impl Subscribers {
 }
 
 impl Verdict {
-    /// Compares what arrived with what each channel's publishers got acknowledged.
-    pub(super) fn of(subscribers: Vec<Subscriber>, acknowledged: &[Ids]) -> Self {
+    /// Compares what arrived with what each channel's publishers got acknowledged, or with
+    /// the feed's last rev.
+    pub(super) fn of(subscribers: Vec<Subscriber>, plan: &Plan, published: &Published) -> Self {
         let mut verdict = Self::default();
         for subscriber in subscribers {
-            let findings = subscriber.tally.compare(acknowledged[subscriber.channel]);
+            let tally = subscriber.tally;
+            verdict.arrived += tally.arrived();
+            let findings = match plan.load {
+                Load::Messages => tally.compare(published.acknowledged[subscriber.channel]),
+                Load::States | Load::EqualStates => {
+                    tally.compare_states(plan.base_rev + 1, published.last_id)
+                }
+            };
             match subscriber.closed {
-                None => verdict.findings += findings,
+                None => {
+                    verdict.incomplete += usize::from(findings.missing > 0);
+                    verdict.findings += findings;
+                }
                 Some(code) => {
                     *verdict.closed.entry(code).or_default() += 1;
                     verdict.undelivered += findings.missing;

@@ -34,24 +34,53 @@ pub(super) struct Tally {
 /// How what was received differs from what was acknowledged.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Findings {
-    /// Acknowledged, never received.
+    /// Acknowledged, never received; of states those after the last that was received.
     pub(super) missing: u64,
     /// Received again.
     pub(super) duplicated: u64,
-    /// Received after a greater id.
+    /// Received after a greater id; of states also those received again.
     pub(super) out_of_order: u64,
     /// Received, though no publisher got an acknowledgement for it.
     pub(super) unexpected: u64,
+    /// States left out because a later one came instead, as the contract allows.
+    pub(super) skipped: u64,
 }
 
 impl Tally {
-    pub(super) fn add(&mut self, id: u64) {
-        if id > self.last {
+    /// For ids greater than `last`.
+    pub(super) fn after(last: u64) -> Self {
+        Self {
+            last,
+            ..Self::default()
+        }
+    }
+
+    /// Counts an arrival and returns how far it is ahead of all before it.
+    pub(super) fn add(&mut self, id: u64) -> u64 {
+        let step = id.saturating_sub(self.last);
+        if step > 0 {
             self.last = id;
             self.ascending.add(id);
         } else {
             self.late.push(id);
         }
+        step
+    }
+
+    /// Compares with the revs of a feed, `first` to `last`: some may be left out, not the last.
+    pub(super) fn compare_states(&self, first: u64, last: u64) -> Findings {
+        Findings {
+            missing: last.saturating_sub(self.last),
+            out_of_order: self.late.len() as u64,
+            unexpected: self.last.saturating_sub(last),
+            skipped: (self.last + 1 - first) - self.ascending.count,
+            ..Findings::default()
+        }
+    }
+
+    /// How many arrived in order.
+    pub(super) fn arrived(&self) -> u64 {
+        self.ascending.count
     }
 
     /// Compares with the ids acknowledged to the publishers of the subscriber's channel.
@@ -77,6 +106,7 @@ impl Tally {
             duplicated: arrivals - self.late.len() as u64,
             out_of_order: self.late.len() as u64,
             unexpected: unexpected + swapped,
+            skipped: 0,
         }
     }
 }
@@ -87,6 +117,7 @@ impl std::ops::AddAssign for Findings {
         self.duplicated += other.duplicated;
         self.out_of_order += other.out_of_order;
         self.unexpected += other.unexpected;
+        self.skipped += other.skipped;
     }
 }
 
@@ -117,7 +148,9 @@ mod tests {
             (&[4, 3, 9], [1, 0, 1, 0]),
         ] {
             let mut tally = Tally::default();
-            received.iter().for_each(|&id| tally.add(id));
+            for &id in received {
+                tally.add(id);
+            }
             let mut ids = Ids::default();
             // Publishers add in any order.
             acknowledged.iter().rev().for_each(|&id| ids.add(id));
@@ -126,8 +159,42 @@ mod tests {
                 duplicated,
                 out_of_order,
                 unexpected,
+                skipped: 0,
             };
             assert_eq!(tally.compare(ids), expected, "received {received:?}");
+        }
+    }
+
+    #[test]
+    fn states_may_be_skipped_but_for_the_last() {
+        for (received, [missing, out_of_order, unexpected, skipped]) in [
+            (&[4, 5, 6, 7][..], [0, 0, 0, 0]),
+            (&[5, 7], [0, 0, 0, 2]),
+            (&[7], [0, 0, 0, 3]),
+            (&[4, 6], [1, 0, 0, 1]),
+            (&[], [4, 0, 0, 0]),
+            (&[4, 4, 7], [0, 1, 0, 2]),
+            (&[6, 5, 7], [0, 1, 0, 2]),
+            (&[3, 7], [0, 1, 0, 3]),
+            (&[7, 9], [0, 0, 2, 4]),
+        ] {
+            let mut tally = Tally::after(3);
+            let advanced: u64 = received.iter().map(|&rev| tally.add(rev)).sum();
+            let expected = Findings {
+                missing,
+                duplicated: 0,
+                out_of_order,
+                unexpected,
+                skipped,
+            };
+            assert_eq!(
+                tally.compare_states(4, 7),
+                expected,
+                "received {received:?}"
+            );
+            // Every state is delivered, left out or still to come.
+            assert_eq!(advanced, tally.arrived() + skipped);
+            assert_eq!(advanced + missing, 4 + unexpected);
         }
     }
 }

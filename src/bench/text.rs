@@ -4,10 +4,11 @@ use std::fmt::Write;
 
 use super::Via;
 use super::latency::Histogram;
+use super::plan::Load;
 use super::report::{Report, SHARES};
 
 impl Report {
-    /// The report in some ten lines: what was run, then a figure per line with its details.
+    /// The report in a dozen lines: what was run, then a figure per line with its details.
     pub(super) fn text(&self) -> String {
         let mut out = self.heading();
         let mut line = |label: &str, figure: &str, details: &str| {
@@ -19,7 +20,7 @@ impl Report {
             line(
                 "published",
                 &per_second(self.published.in_window),
-                &format!("messages/s{answered}"),
+                &format!("{}{answered}", self.unit()),
             );
             let arrived = spread("from call to arrival", &self.latency);
             line(
@@ -27,15 +28,13 @@ impl Report {
                 &per_second(self.deliveries),
                 &format!("deliveries/s{arrived}"),
             );
+            for (label, figure, details) in self.feed_lines() {
+                line(label, &figure, &details);
+            }
+            let (number, what, passed) = self.checked();
             let verdict = self.verdict().err();
-            let verdict = verdict
-                .as_deref()
-                .unwrap_or("none missing, duplicated or out of order");
-            line(
-                "checked",
-                &count(self.messages()),
-                &format!("messages: {verdict}"),
-            );
+            let verdict = verdict.as_deref().unwrap_or(passed);
+            line("checked", &count(number), &format!("{what}: {verdict}"));
             line(
                 "drained",
                 &seconds(self.drain_time),
@@ -51,10 +50,14 @@ impl Report {
             let per_million = cost.per_million(self.deliveries);
             let per_million =
                 per_million.map(|cost| format!(", {cost:.2} s per million deliveries"));
+            let per_second = cost.per_second(self.measured);
             line(
                 "server CPU",
                 &seconds(cost.cpu),
-                &format!("s{}", per_million.unwrap_or_default()),
+                &format!(
+                    "s, {per_second:.2} per second{}",
+                    per_million.unwrap_or_default()
+                ),
             );
             let before = count(cost.before.resident_kib);
             let each = cost.kib_per_subscriber(self.plan.subscribers);
@@ -70,13 +73,48 @@ impl Report {
         out
     }
 
+    fn unit(&self) -> &'static str {
+        match self.plan.load {
+            Load::Messages => "messages/s",
+            Load::States => "changes/s",
+            Load::EqualStates => "PUTs/s",
+        }
+    }
+
+    /// What was checked: how many, and what is true of them if nothing was found.
+    fn checked(&self) -> (u64, &'static str, &'static str) {
+        let acknowledged = self.acknowledged();
+        match self.plan.load {
+            Load::Messages => (
+                acknowledged,
+                "messages",
+                "none missing, duplicated or out of order",
+            ),
+            Load::States => (
+                acknowledged,
+                "changes",
+                "none out of order or twice, everybody ended on the last",
+            ),
+            Load::EqualStates => (
+                self.puts(),
+                "PUTs",
+                "none a change after the first, nobody heard of another",
+            ),
+        }
+    }
+
     fn heading(&self) -> String {
         let plan = &self.plan;
         let (subscribers, channels) = (self.plan.subscribers as u64, plan.channels.count as u64);
+        let (topic, what) = match plan.load {
+            Load::Messages => ("channel", "content"),
+            Load::States => ("feed", "state"),
+            Load::EqualStates => ("feed", "equal states"),
+        };
         let listeners = format!(
             "{} on {}",
             some(subscribers, "subscriber"),
-            some(channels, "channel")
+            some(channels, topic)
         );
         let time = self.measured.seconds();
         if self.idle {
@@ -91,8 +129,8 @@ impl Report {
         };
         let publishers = some(plan.publishers as u64, kind) + &in_flight;
         format!(
-            "{listeners}, {publishers}, content of {} bytes, {time} s\n\n",
-            plan.content_bytes
+            "{listeners}, {publishers}, {what} of {} bytes, {time} s\n\n",
+            count(plan.content_bytes as u64)
         )
     }
 }
@@ -116,7 +154,8 @@ fn seconds(time: std::time::Duration) -> String {
     format!("{:.2}", time.as_secs_f64())
 }
 
-fn some(number: u64, what: &str) -> String {
+/// A number of things.
+pub(super) fn some(number: u64, what: &str) -> String {
     format!(
         "{} {what}{}",
         count(number),
