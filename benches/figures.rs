@@ -1,6 +1,7 @@
-//! The figures of the README: every scenario several times, interleaved, one table of medians.
+//! The figures of the README: every scenario several times, interleaved, and the medians in two
+//! tables, one for messages and one for feeds.
 //!
-//! `cargo bench --bench figures` takes three minutes; with `-- --quick` it only shows that all works.
+//! `cargo bench --bench figures` takes five minutes; with `-- --quick` it only shows that all works.
 //!
 //! Where publishers go as fast as answers come they wait for the subscribers, who share the
 //! machine and would else be outrun: an answer means stored, not delivered.
@@ -10,8 +11,12 @@ use std::process::{Command, ExitCode, Stdio};
 use clap::Parser;
 use serde_json::Value;
 
-/// What is run, and the flags of `threadcast bench` for it.
-const SCENARIOS: [(&str, &str); 8] = [
+/// A name and the flags of `threadcast bench` for it.
+type Scenario = (&'static str, &'static str);
+/// A column: heading, where the figure is in the report, decimals.
+type Column = (&'static str, &'static str, usize);
+
+const MESSAGES: [Scenario; 8] = [
     (
         "1,000 subscribers, 1 HTTP publisher",
         "--publishers 1 --max-behind 1000",
@@ -41,8 +46,26 @@ const SCENARIOS: [(&str, &str); 8] = [
 ];
 const IDLE: &str = "--idle-seconds 5";
 
-/// The columns: heading, where the figure is in the report, decimals.
-const COLUMNS: [(&str, &str, usize); 9] = [
+const FEEDS: [Scenario; 4] = [
+    (
+        "100 KiB state, 100 changes/s, 500 subscribers",
+        "--feed --subscribers 500 --content-bytes 102400 --rate 100",
+    ),
+    (
+        "equal PUTs, 8 publishers",
+        "--feed --equal --subscribers 500 --publishers 8",
+    ),
+    (
+        "equal PUTs, 8 publishers, 10,000/s",
+        "--feed --equal --subscribers 500 --publishers 8 --rate 10000",
+    ),
+    (
+        "equal PUTs of 100 KiB, 8 publishers",
+        "--feed --equal --subscribers 500 --publishers 8 --content-bytes 102400",
+    ),
+];
+
+const MESSAGE_COLUMNS: [Column; 9] = [
     ("deliveries/s", "/deliveries_per_second", 0),
     ("messages/s", "/messages_per_second", 0),
     ("arrival p50 ms", "/delivery_ms/p50", 2),
@@ -56,6 +79,25 @@ const COLUMNS: [(&str, &str, usize); 9] = [
     ),
     ("resident KiB", "/server/resident_kib", 0),
     ("KiB per subscriber", "/server/kib_per_subscriber", 1),
+];
+
+const FEED_COLUMNS: [Column; 12] = [
+    ("PUTs/s", "/puts_per_second", 0),
+    ("deliveries/s", "/deliveries_per_second", 0),
+    ("MB/s", "/megabytes_per_second", 0),
+    ("skipped share", "/skipped_share", 3),
+    ("arrival p50 ms", "/delivery_ms/p50", 2),
+    ("p99 ms", "/delivery_ms/p99", 2),
+    ("answer p50 ms", "/publish_ms/p50", 2),
+    ("p99 ms", "/publish_ms/p99", 2),
+    (
+        "CPU s per million",
+        "/server/cpu_seconds_per_million_deliveries",
+        1,
+    ),
+    ("CPU s per s", "/server/cpu_seconds_per_second", 2),
+    ("CPU µs per PUT", "/server_cpu_microseconds_per_put", 1),
+    ("resident KiB", "/server/resident_kib", 0),
 ];
 
 #[derive(Parser)]
@@ -88,8 +130,9 @@ fn main() -> ExitCode {
     }
     let args = Args::parse();
     let filter = args.filter.as_deref().unwrap_or_default();
-    let scenarios: Vec<_> = SCENARIOS
-        .iter()
+    let scenarios: Vec<_> = MESSAGES
+        .into_iter()
+        .chain(FEEDS)
         .filter(|(name, _)| name.contains(filter))
         .collect();
     let mut reports = vec![Vec::new(); scenarios.len()];
@@ -103,7 +146,8 @@ fn main() -> ExitCode {
             }
         }
     }
-    print_table(&scenarios, &reports);
+    print_table(&MESSAGES, &MESSAGE_COLUMNS, &scenarios, &reports);
+    print_table(&FEEDS, &FEED_COLUMNS, &scenarios, &reports);
     let faults = reports
         .iter()
         .flatten()
@@ -137,12 +181,21 @@ fn report(flags: &str, args: &Args) -> Result<Value, String> {
     serde_json::from_slice(&output.stdout).map_err(|_| format!("no report ({})", output.status))
 }
 
-fn print_table(scenarios: &[&(&str, &str)], reports: &[Vec<Value>]) {
-    let headings: Vec<_> = COLUMNS.iter().map(|(heading, ..)| *heading).collect();
+/// Prints those of the scenarios that were run as a table of their own.
+fn print_table(of: &[Scenario], columns: &[Column], run: &[Scenario], reports: &[Vec<Value>]) {
+    let rows: Vec<_> = run
+        .iter()
+        .zip(reports)
+        .filter(|(scenario, _)| of.contains(scenario))
+        .collect();
+    if rows.is_empty() {
+        return;
+    }
+    let headings: Vec<_> = columns.iter().map(|(heading, ..)| *heading).collect();
     println!("| | {} | checks |", headings.join(" | "));
-    println!("|---|{}---|", "---:|".repeat(COLUMNS.len()));
-    for ((name, _), reports) in scenarios.iter().zip(reports) {
-        let figures: Vec<_> = COLUMNS
+    println!("|---|{}---|", "---:|".repeat(columns.len()));
+    for ((name, _), reports) in rows {
+        let figures: Vec<_> = columns
             .iter()
             .map(|(_, place, decimals)| shown(median(reports, place), *decimals))
             .collect();
@@ -157,6 +210,7 @@ fn print_table(scenarios: &[&(&str, &str)], reports: &[Vec<Value>]) {
         };
         println!("| {name} | {} | {checks} |", figures.join(" | "));
     }
+    println!();
 }
 
 /// The median of a figure that all reports have.
