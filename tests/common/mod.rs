@@ -63,6 +63,10 @@ impl TestServer {
         Ws::subscribe(self.address, channel)
     }
 
+    pub fn subscribe_feed(&self, feed: &str) -> Ws {
+        Ws::subscribe_feed(self.address, feed)
+    }
+
     /// Publishes over HTTP on a connection of its own and returns the message's id.
     pub fn publish(&self, channel: &str, content: &str) -> u64 {
         self.http().publish(channel, content)
@@ -146,6 +150,10 @@ impl Program {
 
     pub fn subscribe(&self, channel: &str) -> Ws {
         Ws::subscribe(self.address, channel)
+    }
+
+    pub fn subscribe_feed(&self, feed: &str) -> Ws {
+        Ws::subscribe_feed(self.address, feed)
     }
 }
 
@@ -250,6 +258,29 @@ impl Http {
         response.json()["message"]["id"].as_u64().expect("an id")
     }
 
+    pub fn put(&mut self, target: &str, body: &str) -> Response {
+        self.request(
+            "PUT",
+            target,
+            &[("Content-Type", "application/json")],
+            body.as_bytes(),
+        )
+    }
+
+    /// Gives a feed this state and returns the answer.
+    pub fn put_state(&mut self, feed: &str, state: &str) -> Value {
+        let response = self.put(&format!("/api/state/{feed}"), state);
+        assert_eq!(response.status, 200, "{}", response.text());
+        response.json()
+    }
+
+    /// A feed's last state, as the object of its frame.
+    pub fn state(&mut self, feed: &str) -> Value {
+        let response = self.get(&format!("/api/state/{feed}"));
+        assert_eq!(response.status, 200, "{}", response.text());
+        response.json()
+    }
+
     /// Reads one response; panics at the deadline or when the connection ends first.
     pub fn response(&mut self, head_only: bool) -> Response {
         self.try_response(head_only)
@@ -346,6 +377,11 @@ impl Ws {
         Self::open(address, &format!("/api/ws/{channel}"))
     }
 
+    /// Joins `/ws/{feed}`; its first frame is the feed's state.
+    pub fn subscribe_feed(address: SocketAddr, feed: &str) -> Self {
+        Self::open(address, &format!("/ws/{feed}"))
+    }
+
     pub fn open(address: SocketAddr, path: &str) -> Self {
         let stream = TcpStream::connect(address).expect("the server accepts");
         stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
@@ -376,9 +412,14 @@ impl Ws {
 
     /// The next text frame as JSON; pings are answered and skipped.
     pub fn next(&mut self) -> Value {
+        serde_json::from_str(&self.next_text()).expect("JSON")
+    }
+
+    /// The next text frame as it is; pings are answered and skipped.
+    pub fn next_text(&mut self) -> String {
         loop {
             match self.read().expect("a frame before the deadline") {
-                Message::Text(text) => return serde_json::from_str(&text).expect("JSON"),
+                Message::Text(text) => return text.as_str().to_owned(),
                 Message::Ping(_) | Message::Pong(_) => {}
                 other => panic!("a text frame was expected, not {other:?}"),
             }
@@ -403,6 +444,12 @@ impl Ws {
         frame["data"].take()
     }
 
+    /// Panics if a frame has come that was not read. Shows it without waiting: the pong is next.
+    pub fn is_quiet(&mut self) {
+        self.send(&json!({"type": "ping", "timestamp": "quiet?"}));
+        assert_eq!(self.next(), json!({"type": "pong", "timestamp": "quiet?"}));
+    }
+
     /// Reads until the server closes and returns its code, `None` when it closed without one.
     pub fn close_code(&mut self) -> Option<u16> {
         loop {
@@ -413,6 +460,18 @@ impl Ws {
             }
         }
     }
+}
+
+/// A server with a file and one with the ring in memory, each with the same changed configuration.
+pub fn both_stores(change: impl Fn(&mut Config)) -> impl Iterator<Item = TestServer> {
+    [false, true].into_iter().map(move |in_memory| {
+        TestServer::start_with(|config| {
+            if in_memory {
+                config.database = Database::Memory;
+            }
+            change(config);
+        })
+    })
 }
 
 /// Repeats a system call that a signal cut short.
