@@ -26,16 +26,16 @@ fn main() -> Result<(), Box<dyn Error>> {
     // Nothing of this is worth a file.
     config.database = Database::Memory;
     let server = Server::start(config)?;
-    println!(
-        "the state of this program is at ws://{0}/ws/machine and http://{0}/api/state/machine",
-        server.address()
-    );
     for kind in [EventKind::Connected, EventKind::Disconnected] {
         server.subscribe(kind, |event| {
             println!("{event:?}");
             Ok::<_, Infallible>(())
         })?;
     }
+    println!(
+        "the state of this program is at ws://{0}/ws/machine and http://{0}/api/state/machine",
+        server.address()
+    );
 
     let machine: Feed = "machine".parse()?;
     let start = Instant::now();

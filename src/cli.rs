@@ -45,7 +45,7 @@ enum Command {
     Bench(bench::Args),
 }
 
-/// The flags of the server. Durations: 500ms, 10s, 2m. Sizes: 4096, 64KiB, 4MiB.
+/// The flags of the server. Durations: 500ms, 10s, 2m, 12h, 30d. Sizes: 4096, 64KiB, 4MiB.
 #[derive(Debug, Args)]
 struct Serve {
     /// Address to listen on; port 0 takes any free one
@@ -227,7 +227,7 @@ fn watches(lines: &str) -> Result<Vec<Watch>, String> {
         .filter(|line| !line.trim().is_empty())
         .map(|line| line.trim_start().parse())
         .collect::<Result<_, _>>()
-        .map_err(|error: String| format!("{WATCH_VARIABLE}: {error}"))
+        .map_err(|error: String| format!("--watch ({WATCH_VARIABLE}): {error}"))
 }
 
 impl LimitFlags {
@@ -386,22 +386,28 @@ fn fail(sentence: &str) -> ExitCode {
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || "a duration is a number with ms, s, m, h or d, like 500ms or 10s".to_owned();
     let digits = text
         .find(|character: char| !character.is_ascii_digit())
         .unwrap_or(text.len());
-    let number: u64 = text[..digits].parse().map_err(|_| wrong_duration())?;
-    match &text[digits..] {
-        "ms" => Ok(Duration::from_millis(number)),
-        "" | "s" => Ok(Duration::from_secs(number)),
-        "m" => Ok(Duration::from_secs(number.saturating_mul(60))),
-        "h" => Ok(Duration::from_secs(number.saturating_mul(3600))),
-        _ => Err(wrong_duration()),
-    }
+    let number: u64 = text[..digits].parse().map_err(|_| wrong())?;
+    let seconds = match &text[digits..] {
+        "ms" => return Ok(Duration::from_millis(number)),
+        "" | "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        _ => return Err(wrong()),
+    };
+    number
+        .checked_mul(seconds)
+        .filter(|seconds| *seconds <= LONGEST_SECONDS)
+        .map(Duration::from_secs)
+        .ok_or_else(|| "a duration is at most 36500d, a hundred years".to_owned())
 }
 
-fn wrong_duration() -> String {
-    "a duration is a number with ms, s, m or h, like 500ms or 10s".to_owned()
-}
+/// Beyond this the clock's arithmetic could overflow.
+const LONGEST_SECONDS: u64 = 36_500 * 86_400;
 
 fn size(text: &str) -> Result<usize, String> {
     let wrong = || "a size is a number of bytes or with KiB, MiB or GiB, like 64KiB".to_owned();
@@ -447,15 +453,24 @@ mod tests {
         assert_eq!(watches_of, ["a", "b"]);
         assert_eq!(watches(" \n"), Ok(Vec::new()));
         let error = watches("a=file:/x\nb").expect_err("no `=`");
-        assert!(error.starts_with("THREADCAST_WATCH: "), "{error}");
+        assert!(error.starts_with("--watch (THREADCAST_WATCH): "), "{error}");
     }
 
     #[test]
     fn units_are_understood() {
         assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
+        assert_eq!(duration("36500d"), Ok(Duration::from_secs(LONGEST_SECONDS)));
         assert_eq!(size("64KiB"), Ok(65536));
-        for wrong in ["", "s", "1 s", "-1s", "1x"] {
+        for wrong in [
+            "",
+            "s",
+            "1 s",
+            "-1s",
+            "1x",
+            "36501d",
+            "18446744073709551615s",
+        ] {
             assert!(duration(wrong).is_err(), "{wrong}");
         }
         for wrong in ["", "0", "KiB", "-1", "1TiB", "99999999999GiB"] {

@@ -7,7 +7,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use common::{DEADLINE, TestServer, Ws, both_stores};
+use common::{DEADLINE, TestServer, Ws, both_stores, eventually};
 use serde_json::{Value, json};
 use tungstenite::Message;
 use tungstenite::protocol::CloseFrame;
@@ -32,6 +32,20 @@ fn a_subscriber_starts_with_the_state_of_before_anybody_published() {
             }
             assert_eq!(server.http().state(feed), expected);
         }
+    }
+}
+
+/// Forgotten with its last subscriber, the feed once was `[]` for everybody until a restart.
+#[test]
+fn the_routes_stay_when_their_subscriber_leaves() {
+    for server in both_stores(|_| {}) {
+        let first = server.subscribe_feed("routes").next();
+        eventually("the subscriber is off the list", || {
+            let feeds = server.http().get("/api/state").json();
+            feeds["feeds"][0] == json!({"feed": "routes", "rev": 0, "subscribers": 0})
+        });
+        assert_eq!(server.http().state("routes"), first);
+        assert_eq!(server.subscribe_feed("routes").next(), first);
     }
 }
 

@@ -541,6 +541,112 @@ fn a_shutdown_does_not_wait_for_a_command_and_leaves_no_process_of_it() {
 }
 
 #[test]
+fn a_shutdown_during_a_command_is_no_failure_of_its_source() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let groups = dir.path().join("groups");
+    let source = format!("lab=exec:{}wait", stubborn(&groups));
+    let args = ["--watch", &source, "--watch-timeout", "1h"];
+    let mut program = start(&dir, &args, "");
+    let subscriber = follow(program.address, "lab");
+    first_group(&groups);
+    program.signal(Signal::TERM);
+    drop(subscriber);
+    assert_eq!(program.wait().code(), Some(0));
+    assert_eq!(logged(&dir, &["WARN"]), 0, "{}", log(&dir));
+}
+
+#[test]
+fn the_last_line_of_a_long_complaint_is_the_one_that_is_shown() {
+    let source = "lab=exec:seq 1 5000 >&2; echo 'it broke' >&2; exit 3".to_owned();
+    let server = watching(OFTEN, &[source]);
+    let _subscriber = follow(server.address, "lab");
+    let shown = error(server.address, "lab", "exit status: 3");
+    assert!(shown.ends_with(": it broke"), "{shown}");
+}
+
+#[test]
+fn the_longest_times_that_the_flags_take_work() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let longest = "36500d";
+    let flags = [
+        "--watch",
+        "lab=exec:echo 1",
+        "--watch-timeout",
+        longest,
+        "--watch-interval",
+        longest,
+    ];
+    let program = start(&dir, &flags, "");
+    begin(
+        &mut follow(program.address, "lab"),
+        &frame("lab", json!(1), 1),
+    );
+}
+
+#[test]
+fn a_line_break_at_the_end_of_the_variable_is_no_source() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_threadcast"));
+    command
+        .args(["--listen", "127.0.0.1:0", "--db", ":memory:"])
+        .env("THREADCAST_WATCH", "lab=exec:echo 1\n");
+    command.stderr(Stdio::inherit());
+    let program = Program::start_command(command);
+    begin(
+        &mut follow(program.address, "lab"),
+        &frame("lab", json!(1), 1),
+    );
+}
+
+#[test]
+fn an_empty_variable_is_no_source() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_threadcast"));
+    command
+        .args(["--listen", "127.0.0.1:0", "--db", ":memory:"])
+        .env("THREADCAST_WATCH", "");
+    Program::start_command(command);
+}
+
+#[test]
+fn a_command_of_two_lines_is_one_command() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let program = start(&dir, &["--watch", "lab=exec:X=1\necho $X"], "");
+    begin(
+        &mut follow(program.address, "lab"),
+        &frame("lab", json!(1), 1),
+    );
+}
+
+#[test]
+fn a_source_that_comes_and_goes_is_not_logged_every_time() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let file = dir.path().join("state.json");
+    let source = format!("lab=file:{}", file.display());
+    let program = start(&dir, &["--watch", &source, "--watch-interval", "20ms"], "");
+    let _subscriber = follow(program.address, "lab");
+    for _ in 0..5 {
+        clear(&file);
+        error(program.address, "lab", "No such file");
+        put(&file, "1", IN_2020);
+        recovery(program.address, "lab");
+    }
+    assert!(logged(&dir, &["works again"]) <= 1, "{}", log(&dir));
+}
+
+/// Its status was taken before its group was killed, so what it had started stayed, at every look.
+#[test]
+fn a_command_that_dies_of_its_closed_output_leaves_no_process_of_its_group() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    for round in 0..20 {
+        let groups = dir.path().join(round.to_string());
+        let server = watching(HOUR, &[format!("lab=exec:{}exec yes", stubborn(&groups))]);
+        let _subscriber = follow(server.address, "lab");
+        error(server.address, "lab", "bytes");
+        let group = first_group(&groups);
+        eventually("the group is gone", || members(&group) == 0);
+    }
+}
+
+#[test]
 fn sources_come_from_several_flags_or_one_a_line_from_the_environment() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     // All that follows the first colon is the path.
@@ -598,6 +704,7 @@ fn what_cannot_be_watched_is_refused_in_a_sentence_that_names_the_flag() {
         ("--watch-interval 0ms", "--watch-interval"),
         ("--watch-interval often", "--watch-interval"),
         ("--watch-timeout never", "--watch-timeout"),
+        ("--watch-timeout 0", "--watch-timeout"),
     ] {
         let mut command = threadcast();
         command.args(["--listen", "127.0.0.1:0", "--db", ":memory:"]);

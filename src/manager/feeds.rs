@@ -43,9 +43,13 @@ impl FeedEntry {
         }
     }
 
-    /// Whether the entry says no more than a new one would.
-    pub(super) fn is_forgettable(&self) -> bool {
-        self.clients.is_empty() && self.state.rev == Rev(0) && self.waker.is_none()
+    /// Whether the entry says no more than a new one would. What is built in stays: the routes
+    /// have a state of their own before the first revision.
+    pub(super) fn is_forgettable(&self, feed: &Feed) -> bool {
+        self.clients.is_empty()
+            && self.state.rev == Rev(0)
+            && self.waker.is_none()
+            && !feed.is_built_in()
     }
 
     pub(super) fn state(&self) -> &StateFrame {

@@ -300,7 +300,7 @@ impl Inner {
             Topic::Channel(channel) if subscribers == 0 => {
                 self.channels.remove(channel);
             }
-            Topic::Feed(feed) if self.feeds.get(feed)?.is_forgettable() => {
+            Topic::Feed(feed) if self.feeds.get(feed)?.is_forgettable(feed) => {
                 self.feeds.remove(feed);
             }
             _ => {}

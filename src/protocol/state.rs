@@ -13,6 +13,8 @@ const MAX_DEPTH: usize = 100;
 pub struct State {
     text: String,
     value: Value,
+    /// It has a number of which the value is only the nearest double.
+    inexact: bool,
 }
 
 impl State {
@@ -24,13 +26,21 @@ impl State {
     pub fn parse(json: &[u8]) -> Result<Self, serde_json::Error> {
         let value = serde_json::from_slice(json)?;
         let json = str::from_utf8(json).expect("the parser has seen that it is UTF-8");
-        let (text, depth) = compact(json);
+        let Compact {
+            text,
+            depth,
+            inexact,
+        } = compact(json);
         if depth > MAX_DEPTH {
             return Err(serde_json::Error::custom(format!(
                 "arrays and objects are nested {depth} deep, {MAX_DEPTH} levels are allowed"
             )));
         }
-        Ok(Self { text, value })
+        Ok(Self {
+            text,
+            value,
+            inexact,
+        })
     }
 
     /// The JSON text, in one line.
@@ -50,10 +60,13 @@ impl State {
 
     /// Whether this JSON text is the same value: the order of keys, white space and the
     /// notation of strings and numbers don't matter. Of a key that is there twice the last
-    /// counts; numbers beyond 64 bits are compared as doubles.
+    /// counts. With a number that neither 64 bits nor a double hold exactly, only the same text
+    /// is the same.
     pub fn is_same(&self, other: &str) -> bool {
         self.text == other
-            || serde_json::from_str(other).is_ok_and(|other| same(&self.value, &other))
+            || !self.inexact
+                && Self::parse(other.as_bytes())
+                    .is_ok_and(|other| !other.inexact && same(&self.value, &other.value))
     }
 }
 
@@ -62,17 +75,34 @@ impl From<Value> for State {
         Self {
             text: value.to_string(),
             value,
+            inexact: false,
         }
     }
 }
 
-/// Takes the white space out of a valid JSON text, but for that in strings; tells how deep it
-/// is nested, too.
-fn compact(json: &str) -> (String, usize) {
+/// A JSON text without white space, and what is seen on the way.
+struct Compact {
+    text: String,
+    /// Levels of arrays and objects.
+    depth: usize,
+    inexact: bool,
+}
+
+/// Takes the white space out of a valid JSON text, but for that in strings.
+fn compact(json: &str) -> Compact {
     let mut text = String::with_capacity(json.len());
     let (mut in_string, mut escaped, mut start) = (false, false, 0);
     let (mut depth, mut deepest) = (0_usize, 0);
+    let (mut inexact, mut number) = (false, None);
     for (at, byte) in json.bytes().enumerate() {
+        let is_of_number = matches!(byte, b'0'..=b'9' | b'.' | b'+' | b'-' | b'e' | b'E');
+        if in_string || !is_of_number {
+            if let Some(begin) = number.take() {
+                inexact |= is_inexact(&json[begin..at]);
+            }
+        } else if byte == b'-' || byte.is_ascii_digit() {
+            number.get_or_insert(at);
+        }
         match byte {
             _ if escaped => escaped = false,
             b'\\' => escaped = true,
@@ -90,7 +120,18 @@ fn compact(json: &str) -> (String, usize) {
         }
     }
     text.push_str(&json[start..]);
-    (text, deepest)
+    inexact |= number.is_some_and(|begin| is_inexact(json[begin..].trim_end()));
+    Compact {
+        text,
+        depth: deepest,
+        inexact,
+    }
+}
+
+/// Whether a number has more digits than its value holds: 17 are enough for every double.
+fn is_inexact(number: &str) -> bool {
+    let digits = number.bytes().filter(u8::is_ascii_digit).count();
+    digits > 17 && number.parse::<i64>().is_err() && number.parse::<u64>().is_err()
 }
 
 fn same(one: &Value, other: &Value) -> bool {
@@ -163,6 +204,10 @@ mod tests {
             ("1", "1.0"),
             ("100", "1e2"),
             ("0", "-0.0"),
+            (
+                r#"{"a":1795643642123456789,"b":"12345678901234567890123"}"#,
+                r#"{"b":"12345678901234567890123","a":1795643642123456789}"#,
+            ),
             (r#"{"a":1,"a":2}"#, r#"{"a":2}"#),
         ] {
             assert!(state(one).is_same(other), "{one} {other}");
@@ -183,6 +228,9 @@ mod tests {
             ("18446744073709551615", "-1"),
             ("0.1", "0.2"),
             (r#""a ""#, r#""a""#),
+            ("12345678901234567890123", "12345678901234567890124"),
+            ("[0.12345678901234567890]", "[0.12345678901234567891]"),
+            ("18446744073709551615", "18446744073709551614"),
         ] {
             assert!(!state(one).is_same(other), "{one} {other}");
             assert!(!state(other).is_same(one), "{other} {one}");

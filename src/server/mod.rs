@@ -248,10 +248,13 @@ fn check(config: &Config) -> Result<()> {
             )));
         }
     }
-    if config.watch_interval.is_zero() {
-        return Err(Error::Config(
-            "--watch-interval is 0; it must be longer".to_owned(),
-        ));
+    for (flag, time) in [
+        ("--watch-interval", config.watch_interval),
+        ("--watch-timeout", config.watch_timeout),
+    ] {
+        if time.is_zero() {
+            return Err(Error::Config(format!("{flag} is 0; it must be longer")));
+        }
     }
     Ok(())
 }

@@ -57,7 +57,7 @@ pub(super) fn run(
     };
     let mut output = Pipe::new(running.child.stdout.take(), Keep::First(bounds.bytes + 1))?;
     let mut complaint = Pipe::new(running.child.stderr.take(), Keep::Last(MAX_COMPLAINT))?;
-    let deadline = Instant::now() + bounds.time;
+    let deadline = Instant::now().checked_add(bounds.time);
     loop {
         // Asked before the pipes are read: what it wrote before its end is then read as well.
         let ended = running
@@ -74,7 +74,10 @@ pub(super) fn run(
         if ended {
             break;
         }
-        if Instant::now() >= deadline {
+        let left = deadline.map_or(TICK, |deadline| {
+            deadline.saturating_duration_since(Instant::now())
+        });
+        if left.is_zero() {
             return Err(format!(
                 "the command did not end within {:?} and was killed{}",
                 bounds.time,
@@ -84,7 +87,7 @@ pub(super) fn run(
         if stopped.try_recv() == Err(TryRecvError::Disconnected) {
             return Err("the server is shutting down".to_owned());
         }
-        wait(&output, &complaint, TICK.min(deadline - Instant::now()));
+        wait(&output, &complaint, TICK.min(left));
     }
     match running.finish() {
         Ok(status) if status.success() => Ok(output.kept),

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded, select};
+use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded, select};
 
 use crate::config::{Config, Source, Watch};
 use crate::journal::Journal;
@@ -75,7 +75,7 @@ impl Watchers {
     pub(crate) fn wait(&self, deadline: Instant) -> bool {
         // Nobody sends: it returns when the last sender is gone, or in the end.
         let _ = self.running.recv_deadline(deadline);
-        self.running.try_recv() == Err(crossbeam_channel::TryRecvError::Disconnected)
+        self.running.try_recv() == Err(TryRecvError::Disconnected)
     }
 }
 
@@ -198,9 +198,15 @@ impl Watcher {
                     log::info!("the source of the feed {} works again", self.feed);
                 }
             }
+            // Cut short, by us: no failure of the source.
+            Err(_) if self.is_stopped() => return,
             Err(error) => self.fail(error),
         }
         self.show();
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stopped.try_recv() == Err(TryRecvError::Disconnected)
     }
 
     fn fail(&mut self, error: String) {
