@@ -89,7 +89,7 @@ struct Serve {
     drain: Duration,
 
     /// Take a feed's state from a file (FEED=file:PATH, JSON) or a command (FEED=exec:COMMAND, JSON on
-    /// its standard output) while the feed has subscribers; repeatable [env: THREADCAST_WATCH, one a line]
+    /// its standard output) while the feed has subscribers; repeatable [env: THREADCAST_WATCH=, one a line]
     #[arg(long, value_name = "FEED=SOURCE")]
     watch: Vec<Watch>,
 
