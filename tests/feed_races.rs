@@ -171,7 +171,7 @@ fn publishers_that_race_on_a_feed_get_revisions_of_their_own_and_subscribers_hea
 
 #[test]
 fn a_subscriber_that_does_not_read_costs_no_memory_and_nobody_else_a_state() {
-    const CHANGES: u64 = 5_000;
+    const CHANGES: u64 = 10_000;
     const RUN_IN: u64 = 300;
     const MAX_GROWTH_KIB: u64 = 8 << 10;
     let program = Program::start(Path::new(":memory:"), &["--write-timeout", "10m"]);
