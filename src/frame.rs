@@ -111,6 +111,15 @@ impl Chunk {
         Self::raw(bytes)
     }
 
+    /// All these frames and messages as text frames, in order.
+    pub fn messages(before: Option<&Self>, messages: &[Message]) -> Self {
+        let mut bytes = before.map_or_else(Vec::new, |chunk| chunk.bytes().to_vec());
+        for message in messages {
+            bytes.extend_from_slice(MessageFrame::new(message).chunk().bytes());
+        }
+        Self::raw(bytes)
+    }
+
     /// What goes to the socket.
     pub fn bytes(&self) -> &[u8] {
         &self.0.buffer[self.0.start..]

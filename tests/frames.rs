@@ -411,37 +411,6 @@ fn a_client_that_answers_pings_stays() {
 }
 
 #[test]
-fn a_subscriber_that_never_reads_is_closed_with_1013_and_costs_the_others_nothing() {
-    // A publisher that waited for the stuck client would wait past every deadline of this test.
-    let server = TestServer::start_with(|config| {
-        config.limits.max_outbox_bytes = 64 << 10;
-        config.limits.write_timeout = Duration::from_secs(120);
-    });
-    let [stuck, mut reader] = pair(&server);
-    let mut http = server.http();
-    let body = json!({"channel_id": "lab", "author": "test", "content": "x".repeat(60_000)});
-    let mut ids = Vec::new();
-    loop {
-        let answer = http.post_json("/api/messages", &body).json();
-        let id = answer["message"]["id"].clone();
-        assert_eq!(reader.next_message()["id"], id);
-        ids.push(id);
-        if answer["subscribers"] == 1 {
-            break;
-        }
-        assert!(ids.len() < 2_000, "120 MB wait for an outbox of 64 KiB");
-    }
-    let messages = messages_until(1013, &stuck);
-    let received: Vec<_> = messages
-        .into_iter()
-        .map(|mut message| message["id"].take())
-        .collect();
-    let whole = !received.is_empty() && ids.starts_with(&received);
-    assert!(whole, "no run from the first one: {received:?}");
-    nothing_more(&mut reader, "the other one stays");
-}
-
-#[test]
 fn the_subscriber_count_follows_every_way_of_coming_and_leaving() {
     let reset = |client: Ws| {
         let at_once = Some(Duration::ZERO);

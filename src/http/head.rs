@@ -124,6 +124,11 @@ impl Head {
         self.target.split('?').next().unwrap_or_default()
     }
 
+    /// What comes behind the path's question mark, still percent-encoded.
+    pub fn query(&self) -> &str {
+        self.target.split_once('?').map_or("", |(_, query)| query)
+    }
+
     /// All headers of this name, which is given in lower case, as one list (RFC 9110, section 5.3).
     pub fn joined(&self, name: &str) -> Option<String> {
         let values: Vec<&str> = self.all(name).collect();

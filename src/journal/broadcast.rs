@@ -12,16 +12,19 @@ use std::thread::{self, JoinHandle};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use super::Committed;
-use crate::frame::Chunk;
-use crate::manager::ConnectionManager;
-use crate::protocol::Channel;
+use crate::frame::{Chunk, MessageFrame};
+use crate::manager::{Clients, ConnectionManager, Offer};
+use crate::protocol::{Channel, MessageId};
 
 /// Bytes after which a channel's frames go out as one chunk; more follow in the next.
 const MAX_CHUNK_BYTES: usize = 64 << 10;
 
 /// The journal's end of the queue. Bounded by bytes.
 pub(super) struct Broadcast {
-    frames: Sender<Vec<(Channel, Chunk)>>,
+    frames: Sender<Vec<(Channel, MessageFrame)>>,
+    manager: Arc<ConnectionManager>,
+    /// The newest message that was sent here.
+    head: MessageId,
     waiting: Arc<Waiting>,
     max_bytes: usize,
 }
@@ -42,12 +45,14 @@ impl Waiting {
 impl Broadcast {
     pub(super) fn start(
         manager: Arc<ConnectionManager>,
+        head: MessageId,
         max_bytes: usize,
     ) -> io::Result<(Self, JoinHandle<()>)> {
         let (frames, received) = unbounded();
         let waiting = Arc::new(Waiting::default());
+        manager.begin_at(head);
         let fan_out = FanOut {
-            manager,
+            manager: Arc::clone(&manager),
             frames: received,
             waiting: Arc::clone(&waiting),
         };
@@ -57,6 +62,8 @@ impl Broadcast {
         Ok((
             Self {
                 frames,
+                manager,
+                head,
                 waiting,
                 max_bytes,
             },
@@ -65,16 +72,20 @@ impl Broadcast {
     }
 
     /// Queues a batch. Blocks while more waits than may: publishers then wait for the fan-out.
-    pub(super) fn send(&self, messages: &[Committed]) {
-        let batch: Vec<_> = messages
-            .iter()
-            .filter(|message| message.subscribers > 0)
-            .map(|message| (message.channel.clone(), message.frame.chunk().clone()))
-            .collect();
-        if batch.is_empty() {
+    pub(super) fn send(&mut self, messages: &[Committed]) {
+        let Some(last) = messages.last() else { return };
+        let after = std::mem::replace(&mut self.head, last.frame.id);
+        let channels = messages.iter().map(|message| &message.channel);
+        if self.manager.pass_unheard(channels, after, self.head) {
             return;
         }
-        let bytes: usize = batch.iter().map(|(_, chunk)| chunk.len()).sum();
+        // All of them, whether they have subscribers now or not: whoever comes later may rely
+        // on everything after the offered head.
+        let batch: Vec<_> = messages
+            .iter()
+            .map(|message| (message.channel.clone(), message.frame.clone()))
+            .collect();
+        let bytes: usize = batch.iter().map(|(_, frame)| frame.chunk().len()).sum();
         let mut waiting = self.waiting.lock();
         while *waiting > self.max_bytes {
             waiting = self
@@ -93,7 +104,7 @@ impl Broadcast {
 /// The broadcast thread.
 struct FanOut {
     manager: Arc<ConnectionManager>,
-    frames: Receiver<Vec<(Channel, Chunk)>>,
+    frames: Receiver<Vec<(Channel, MessageFrame)>>,
     waiting: Arc<Waiting>,
 }
 
@@ -108,7 +119,8 @@ impl FanOut {
             }
             // The journal waits for the bytes below: a bug must not keep them.
             if catch_unwind(AssertUnwindSafe(|| self.offer(&merged))).is_err() {
-                log::error!("a bug in the fan-out: messages were stored and not delivered");
+                log::error!("a bug in the fan-out: subscribers go on from the store");
+                self.manager.fall_behind();
             }
             *self.waiting.lock() -= merged.bytes;
             self.waiting.fewer.notify_all();
@@ -116,67 +128,119 @@ impl FanOut {
     }
 
     fn offer(&self, merged: &Merged) {
-        for (channel, frames) in &merged.channels {
-            for chunk in chunks(frames) {
-                self.manager.offer(channel, &chunk);
+        let newest = merged.channels.iter().filter_map(|(channel, frames)| {
+            let last = frames.last()?;
+            Some((channel, last.id))
+        });
+        let lists = self.manager.take_up(newest, merged.head);
+        for ((channel, frames), clients) in merged.channels.iter().zip(lists) {
+            if !clients.is_empty() {
+                for (chunk, last) in chunks(frames) {
+                    offer_chunk(channel, &clients, &chunk, last);
+                }
             }
         }
     }
 }
 
+fn offer_chunk(channel: &Channel, clients: &Clients, chunk: &Chunk, last: MessageId) {
+    let mut taken = 0;
+    for client in clients.iter() {
+        match client.offer_messages(chunk, last) {
+            Offer::Taken => taken += 1,
+            Offer::Left => {}
+            Offer::Full => log::debug!(
+                "client {} from {} falls behind: its outbox is full",
+                client.id,
+                client.peer
+            ),
+        }
+    }
+    log::debug!(
+        "broadcast {} bytes on {:?} to {taken} clients",
+        chunk.len(),
+        channel.as_str()
+    );
+}
+
 /// The frames of several batches by channel, each channel's in order.
 #[derive(Default)]
 struct Merged {
-    channels: HashMap<Channel, Vec<Chunk>>,
+    channels: HashMap<Channel, Vec<MessageFrame>>,
+    head: MessageId,
     bytes: usize,
 }
 
 impl Merged {
-    fn add(&mut self, batch: Vec<(Channel, Chunk)>) {
-        for (channel, chunk) in batch {
-            self.bytes += chunk.len();
-            self.channels.entry(channel).or_default().push(chunk);
+    fn add(&mut self, batch: Vec<(Channel, MessageFrame)>) {
+        for (channel, frame) in batch {
+            self.bytes += frame.chunk().len();
+            self.head = frame.id;
+            self.channels.entry(channel).or_default().push(frame);
         }
     }
 }
 
-/// The frames as few chunks, none much larger than it may be.
-fn chunks(frames: &[Chunk]) -> Vec<Chunk> {
+/// The frames as few chunks, none much larger than it may be, each with its last message.
+fn chunks(frames: &[MessageFrame]) -> Vec<(Chunk, MessageId)> {
     let mut chunks = Vec::new();
     let (mut start, mut bytes) = (0, 0);
     for (at, frame) in frames.iter().enumerate() {
-        if bytes > 0 && bytes + frame.len() > MAX_CHUNK_BYTES {
-            chunks.push(Chunk::concat(&frames[start..at]));
+        let length = frame.chunk().len();
+        if bytes > 0 && bytes + length > MAX_CHUNK_BYTES {
+            chunks.extend(merge(&frames[start..at]));
             (start, bytes) = (at, 0);
         }
-        bytes += frame.len();
+        bytes += length;
     }
-    if start < frames.len() {
-        chunks.push(Chunk::concat(&frames[start..]));
-    }
+    chunks.extend(merge(&frames[start..]));
     chunks
+}
+
+fn merge(frames: &[MessageFrame]) -> Option<(Chunk, MessageId)> {
+    let last = frames.last()?.id;
+    let frames: Vec<Chunk> = frames.iter().map(|frame| frame.chunk().clone()).collect();
+    Some((Chunk::concat(&frames), last))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::Message;
 
     #[test]
     fn chunks_keep_every_byte_in_order_and_stay_small() {
-        let frames: Vec<Chunk> = (0..100)
-            .map(|number| Chunk::text(&format!("{number:0>5000}")))
+        let frames: Vec<MessageFrame> = (1..=100)
+            .map(|number| {
+                MessageFrame::new(&Message {
+                    id: MessageId(number),
+                    channel_id: "lab".parse().expect("a channel"),
+                    author: String::new(),
+                    content: format!("{number:0>5000}"),
+                    timestamp: String::new(),
+                    lane: None,
+                    provider: None,
+                    token_count: None,
+                })
+            })
             .collect();
         let merged = chunks(&frames);
-        assert!(merged.iter().all(|chunk| chunk.len() <= MAX_CHUNK_BYTES));
+        assert!(
+            merged
+                .iter()
+                .all(|(chunk, _)| chunk.len() <= MAX_CHUNK_BYTES)
+        );
         assert!(merged.len() < 10);
+        assert!(merged.is_sorted_by_key(|(_, last)| *last));
+        assert_eq!(merged.last().map(|(_, last)| last.0), Some(100));
         let whole: Vec<u8> = frames
             .iter()
-            .flat_map(|frame| frame.bytes().to_vec())
+            .flat_map(|frame| frame.chunk().bytes().to_vec())
             .collect();
         assert_eq!(
             merged
                 .iter()
-                .flat_map(|chunk| chunk.bytes().to_vec())
+                .flat_map(|(chunk, _)| chunk.bytes().to_vec())
                 .collect::<Vec<_>>(),
             whole
         );

@@ -85,9 +85,9 @@ impl Journal {
     ) -> io::Result<Self> {
         let (orders, received) = unbounded();
         let queued_bytes = Arc::new(AtomicUsize::new(0));
-        let head = Arc::new(AtomicU64::new(head.0));
         let (broadcast, broadcast_thread) =
-            Broadcast::start(Arc::clone(&manager), limits.max_fanout_bytes)?;
+            Broadcast::start(Arc::clone(&manager), head, limits.max_fanout_bytes)?;
+        let head = Arc::new(AtomicU64::new(head.0));
         let (feeds, feeds_thread) = Feeds::start(Arc::clone(&manager), history, limits.max_feeds)?;
         let mut sequencer = Sequencer {
             orders: received,

@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use super::Wake;
 use super::feeds::Update;
 use crate::frame::{Chunk, CloseCode, StateFrame};
-use crate::protocol::{Rev, Topic};
+use crate::protocol::{MessageId, Rev, Topic};
 
 /// Chunks gathered into one write.
 const MAX_SLICES: usize = 16;
@@ -50,6 +50,8 @@ impl Default for OutboxLimits {
 pub enum Offer {
     /// It is on its way, or the client is leaving and wants no more.
     Taken,
+    /// The client has it, or gets it from the store when it is as far.
+    Left,
     /// The outbox is full: the client is too slow.
     Full,
 }
@@ -70,6 +72,11 @@ pub struct Client {
     queued_chunks: AtomicUsize,
     queued_bytes: AtomicUsize,
     queued_replies: AtomicUsize,
+    /// The newest message that was put into the outbox, or does not concern this client: where
+    /// it would go on from the store.
+    cursor: AtomicU64,
+    /// The client is not fed: its own thread brings it what it has missed, from the store.
+    behind: AtomicBool,
     /// A feed's subscriber has one place for states beside the outbox, whatever comes.
     newest: Option<Mutex<Newest>>,
     /// The socket took no more; only the client's own thread may write until it does.
@@ -146,6 +153,8 @@ impl Client {
             queued_chunks: AtomicUsize::new(0),
             queued_bytes: AtomicUsize::new(first.len()),
             queued_replies: AtomicUsize::new(0),
+            cursor: AtomicU64::new(0),
+            behind: AtomicBool::new(false),
             newest,
             congested: AtomicBool::new(false),
             last_word: OnceLock::new(),
@@ -166,16 +175,17 @@ impl Client {
     /// Puts a chunk of broadcast frames into the outbox and, when nobody else is writing,
     /// writes it. Never blocks.
     pub fn offer(&self, chunk: &Chunk) -> Offer {
-        if self.last_word.get().is_some() {
+        if self.is_finishing() {
             return Offer::Taken;
         }
-        let waiting = self.queued_bytes.fetch_add(chunk.len(), Ordering::Relaxed);
+        let waiting = self.queued_bytes.load(Ordering::Relaxed);
         let full = self.queued_chunks.load(Ordering::Relaxed) >= self.limits.chunks
             || (waiting > 0 && waiting + chunk.len() > self.limits.bytes);
-        if full {
-            self.queued_bytes.fetch_sub(chunk.len(), Ordering::Relaxed);
-            return Offer::Full;
-        }
+        if full { Offer::Full } else { self.queue(chunk) }
+    }
+
+    fn queue(&self, chunk: &Chunk) -> Offer {
+        self.queued_bytes.fetch_add(chunk.len(), Ordering::Relaxed);
         self.queued_chunks.fetch_add(1, Ordering::Relaxed);
         match self.outbox.try_send(Queued {
             chunk: chunk.clone(),
@@ -191,6 +201,65 @@ impl Client {
                 Offer::Full
             }
         }
+    }
+
+    /// Offers a chunk of messages that ends with this one. When the outbox is full the client
+    /// is behind from now on: its own thread goes on from the store.
+    ///
+    /// Only the one thread that broadcasts in the order of ids may call it.
+    pub(crate) fn offer_messages(&self, chunk: &Chunk, last: MessageId) -> Offer {
+        if self.is_behind() || last <= self.cursor() {
+            return Offer::Left;
+        }
+        let offer = self.offer(chunk);
+        match offer {
+            Offer::Taken => self.cursor.store(last.0, Ordering::SeqCst),
+            Offer::Left => {}
+            Offer::Full => self.fall_behind(),
+        }
+        offer
+    }
+
+    /// Puts what the client has missed, up to this message, into the outbox, whatever its
+    /// size: for its own thread, when [`Self::wants_missed`].
+    pub(crate) fn feed_missed(&self, chunk: &Chunk, last: MessageId) {
+        if !chunk.is_empty() && !self.is_finishing() && self.queue(chunk) == Offer::Full {
+            // Nothing else fills the places of chunks while it is behind.
+            self.finish(CloseCode::Internal, "a bug in the server");
+        }
+        self.cursor.store(last.0, Ordering::SeqCst);
+    }
+
+    /// Where it would go on from the store.
+    pub(crate) fn cursor(&self) -> MessageId {
+        MessageId(self.cursor.load(Ordering::SeqCst))
+    }
+
+    /// It has everything up to this message, and is fed or not from now on. The cursor comes
+    /// first: who finds that it is fed knows what it has.
+    pub(super) fn set_cursor(&self, cursor: MessageId, behind: bool) {
+        self.cursor.store(cursor.0, Ordering::SeqCst);
+        self.behind.store(behind, Ordering::SeqCst);
+    }
+
+    /// It is not fed from now on; its own thread goes on from the store.
+    pub(super) fn fall_behind(&self) {
+        self.behind.store(true, Ordering::SeqCst);
+        self.wake.wake();
+    }
+
+    /// Whether it is not fed, and its own thread has to bring it what it has missed.
+    pub fn is_behind(&self) -> bool {
+        self.behind.load(Ordering::SeqCst)
+    }
+
+    /// Whether its own thread may bring it more: it is behind, and what was brought before is
+    /// in the socket.
+    pub(crate) fn wants_missed(&self) -> bool {
+        self.is_behind()
+            && !self.is_finishing()
+            && !self.is_congested()
+            && self.queued_chunks.load(Ordering::Relaxed) == 0
     }
 
     /// Gives a feed's subscriber the newest states and, when nobody else is writing, writes
@@ -228,7 +297,13 @@ impl Client {
     /// writing. Never blocks; the caller asks for no more than [`OutboxLimits::replies`], by
     /// reading no further while [`Self::replies_waiting`] is that many.
     pub fn reply(&self, chunk: Chunk) {
-        if self.last_word.get().is_some() {
+        self.queue_reply(chunk);
+        self.drain_if_free();
+    }
+
+    /// [`Self::reply`] without the writing.
+    pub(super) fn queue_reply(&self, chunk: Chunk) {
+        if self.is_finishing() {
             return;
         }
         self.queued_replies.fetch_add(1, Ordering::Relaxed);
@@ -239,9 +314,7 @@ impl Client {
             self.queued_bytes.fetch_sub(length, Ordering::Relaxed);
             self.queued_replies.fetch_sub(1, Ordering::Relaxed);
             self.finish(CloseCode::TryAgainLater, "too slow: reconnect with `since`");
-            return;
         }
-        self.drain_if_free();
     }
 
     /// Answers that wait in the outbox.
@@ -486,7 +559,11 @@ impl Writer {
 
 fn timespec(duration: Duration) -> Timespec {
     // Rounded up: waking before a deadline would only mean waiting again.
-    let duration = duration + Duration::from_millis(1);
+    let duration = if duration.is_zero() {
+        duration
+    } else {
+        duration + Duration::from_millis(1)
+    };
     Timespec {
         tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
         tv_nsec: i64::from(duration.subsec_nanos()),

@@ -14,7 +14,7 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::frame::{Chunk, CloseCode};
-use crate::protocol::{Channel, Feed, Topic};
+use crate::protocol::{Channel, Feed, MessageId, ServerFrame, Topic};
 use events::Events;
 use feeds::FeedEntry;
 
@@ -24,7 +24,7 @@ pub use feeds::FeedStatus;
 pub use wake::Wake;
 
 /// The clients of one channel or feed, as they were when the list was taken.
-type Clients = Arc<Vec<Arc<Client>>>;
+pub(crate) type Clients = Arc<Vec<Arc<Client>>>;
 
 /// Every subscriber's outbox, by channel and feed, and the last state of every feed.
 ///
@@ -90,12 +90,23 @@ impl Default for ConnectionManager {
 
 #[derive(Debug, Default)]
 struct Inner {
-    channels: HashMap<Channel, Clients>,
+    channels: HashMap<Channel, ChannelEntry>,
+    /// The newest message that `broadcast` has taken up: subscribers who begin now, or are
+    /// behind, have everything up to it from the store and everything after it live.
+    offered_head: MessageId,
     feeds: HashMap<Feed, FeedEntry>,
     connections: usize,
     last_id: u64,
     /// Everybody was told to go: so is whoever still comes.
     finishing: Option<(CloseCode, String)>,
+}
+
+/// A channel that has subscribers.
+#[derive(Debug, Default)]
+struct ChannelEntry {
+    clients: Clients,
+    /// The newest of its messages that was taken up since it has subscribers.
+    offered: MessageId,
 }
 
 impl ConnectionManager {
@@ -124,7 +135,19 @@ impl ConnectionManager {
         stream: Arc<TcpStream>,
         first: Chunk,
     ) -> io::Result<Arc<Client>> {
-        let topic = topic.into();
+        self.register(topic.into(), peer, stream, first, None)
+    }
+
+    /// [`Self::connect`]; with a cursor the client is behind from the start, and its own thread
+    /// brings it what came after that.
+    pub(crate) fn register(
+        &self,
+        topic: Topic,
+        peer: SocketAddr,
+        stream: Arc<TcpStream>,
+        first: Chunk,
+        cursor: Option<MessageId>,
+    ) -> io::Result<Arc<Client>> {
         let id = {
             let mut inner = self.lock();
             inner.last_id += 1;
@@ -138,9 +161,10 @@ impl ConnectionManager {
             inner.connections += 1;
             let subscribers = match &topic {
                 Topic::Channel(channel) => {
-                    let clients = inner.channels.entry(channel.clone()).or_default();
-                    Arc::make_mut(clients).push(Arc::clone(&client));
-                    clients.len()
+                    client.set_cursor(cursor.unwrap_or(inner.offered_head), cursor.is_some());
+                    let entry = inner.channels.entry(channel.clone()).or_default();
+                    Arc::make_mut(&mut entry.clients).push(Arc::clone(&client));
+                    entry.clients.len()
                 }
                 Topic::Feed(feed) => {
                     let entry = inner.feed(feed);
@@ -193,24 +217,13 @@ impl ConnectionManager {
     /// Offers a chunk of frames to every client of a channel, and returns how many took it.
     ///
     /// Writes to idle sockets itself, never waits for a full one. A client whose outbox is
-    /// full is removed and told to come back (1013).
+    /// full is removed and told to come back (1013): a manager by itself has no store from
+    /// which it could go on.
     pub fn broadcast(&self, channel: &Channel, chunk: &Chunk) -> usize {
         self.announce(channel, chunk);
-        self.offer(channel, chunk)
-    }
-
-    /// Tells the handlers of frames that [`Self::offer`] brings to the clients.
-    pub(crate) fn announce(&self, channel: &Channel, frames: &Chunk) {
-        self.events.emit(EventKind::Message, || Event::Message {
-            channel: channel.clone(),
-            frames: frames.clone(),
-        });
-    }
-
-    /// The part of [`Self::broadcast`] that concerns the clients.
-    pub(crate) fn offer(&self, channel: &Channel, chunk: &Chunk) -> usize {
-        let Some(clients) = self.clients(channel) else {
-            return 0;
+        let clients = match self.lock().channels.get(channel) {
+            Some(entry) => Arc::clone(&entry.clients),
+            None => return 0,
         };
         let mut reached = clients.len();
         for client in clients.iter() {
@@ -225,12 +238,98 @@ impl ConnectionManager {
                 client.finish(CloseCode::TryAgainLater, "too slow: reconnect with `since`");
             }
         }
-        log::debug!(
-            "broadcast {} bytes on {:?} to {reached} clients",
-            chunk.len(),
-            channel.as_str()
-        );
         reached
+    }
+
+    /// Tells the handlers of frames that [`Self::offer_messages`] brings to the clients.
+    pub(crate) fn announce(&self, channel: &Channel, frames: &Chunk) {
+        self.events.emit(EventKind::Message, || Event::Message {
+            channel: channel.clone(),
+            frames: frames.clone(),
+        });
+    }
+
+    /// Everything up to `head` is in the store, and nothing of it will be offered.
+    pub(crate) fn begin_at(&self, head: MessageId) {
+        self.lock().offered_head = head;
+    }
+
+    /// Takes up messages without offering them, because none of their channels has a
+    /// subscriber and everything up to `after` was taken up before; `false` if that is not so.
+    pub(crate) fn pass_unheard<'a>(
+        &self,
+        mut channels: impl Iterator<Item = &'a Channel>,
+        after: MessageId,
+        head: MessageId,
+    ) -> bool {
+        let mut inner = self.lock();
+        let unheard = inner.offered_head == after
+            && channels.all(|channel| !inner.channels.contains_key(channel));
+        if unheard {
+            inner.offered_head = head;
+        }
+        unheard
+    }
+
+    /// Takes up messages: raises the offered head and returns the clients of each channel, in
+    /// one step. Whoever registers or goes live later has all of them from the store.
+    pub(crate) fn take_up<'a>(
+        &self,
+        newest: impl Iterator<Item = (&'a Channel, MessageId)>,
+        head: MessageId,
+    ) -> Vec<Clients> {
+        let mut inner = self.lock();
+        inner.offered_head = head;
+        newest
+            .map(|(channel, id)| match inner.channels.get_mut(channel) {
+                Some(entry) => {
+                    entry.offered = id;
+                    Arc::clone(&entry.clients)
+                }
+                None => Clients::default(),
+            })
+            .collect()
+    }
+
+    /// Lets every client of a channel go on from the store: what was taken up may not have
+    /// reached all of them.
+    pub(crate) fn fall_behind(&self) {
+        let lists: Vec<Clients> = {
+            let inner = self.lock();
+            let entries = inner.channels.values();
+            entries.map(|entry| Arc::clone(&entry.clients)).collect()
+        };
+        for client in lists.iter().flat_map(|clients| clients.iter()) {
+            client.fall_behind();
+        }
+    }
+
+    /// The newest message that was taken up.
+    pub(crate) fn offered_head(&self) -> MessageId {
+        self.lock().offered_head
+    }
+
+    /// Feeds a client again that was brought everything up to its cursor; `false` when there
+    /// is more of its channel by now, or when the broadcast is not yet as far as its cursor.
+    /// With `announce` it is told `caught_up` before whatever comes live.
+    pub(crate) fn go_live(&self, client: &Client, announce: bool) -> bool {
+        let inner = self.lock();
+        let Topic::Channel(channel) = &client.topic else {
+            return true;
+        };
+        let Some(entry) = inner.channels.get(channel) else {
+            // It was removed: nobody feeds it any more.
+            return true;
+        };
+        let (cursor, head) = (client.cursor(), inner.offered_head);
+        if entry.offered > cursor || head < cursor {
+            return false;
+        }
+        if announce {
+            client.queue_reply(Chunk::json(&ServerFrame::CaughtUp { head }));
+        }
+        client.set_cursor(head, false);
+        true
     }
 
     /// How many clients a channel has.
@@ -238,7 +337,7 @@ impl ConnectionManager {
         self.lock()
             .channels
             .get(channel)
-            .map_or(0, |clients| clients.len())
+            .map_or(0, |entry| entry.clients.len())
     }
 
     /// How many clients each channel has, channels without any left out.
@@ -246,7 +345,7 @@ impl ConnectionManager {
         self.lock()
             .channels
             .iter()
-            .map(|(channel, clients)| (channel.clone(), clients.len()))
+            .map(|(channel, entry)| (channel.clone(), entry.clients.len()))
             .collect()
     }
 
@@ -277,10 +376,6 @@ impl ConnectionManager {
         }
     }
 
-    fn clients(&self, channel: &Channel) -> Option<Clients> {
-        self.lock().channels.get(channel).cloned()
-    }
-
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -290,7 +385,7 @@ impl Inner {
     /// Takes a client off its list; returns how many are left there and in all.
     fn remove(&mut self, client: &Client) -> Option<(usize, usize)> {
         let clients = match &client.topic {
-            Topic::Channel(channel) => self.channels.get_mut(channel)?,
+            Topic::Channel(channel) => &mut self.channels.get_mut(channel)?.clients,
             Topic::Feed(feed) => &mut self.feeds.get_mut(feed)?.clients,
         };
         let at = clients.iter().position(|other| other.id == client.id)?;
@@ -311,7 +406,8 @@ impl Inner {
 
     /// Every client, by lists.
     fn lists(&self) -> Vec<Clients> {
+        let channels = self.channels.values().map(|entry| &entry.clients);
         let feeds = self.feeds.values().map(|entry| &entry.clients);
-        self.channels.values().chain(feeds).cloned().collect()
+        channels.chain(feeds).cloned().collect()
     }
 }

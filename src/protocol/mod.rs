@@ -25,6 +25,18 @@ pub const MAX_CHANNEL_CHARS: usize = 128;
 #[serde(transparent)]
 pub struct MessageId(pub u64);
 
+impl MessageId {
+    /// The id after this one.
+    pub fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+
+    /// The id before this one; that of 0 is 0.
+    pub fn previous(self) -> Self {
+        Self(self.0.saturating_sub(1))
+    }
+}
+
 impl fmt::Display for MessageId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
@@ -351,6 +363,28 @@ pub fn kind(value: &Value) -> String {
     }
 }
 
+/// Where a channel's subscriber begins.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Start {
+    /// With the next message.
+    #[default]
+    Live,
+    /// With the first message after this one.
+    Since(MessageId),
+    /// So many messages back.
+    Last(usize),
+}
+
+/// Why messages that a subscriber asked for do not come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GapReason {
+    /// They are no longer kept; what follows starts with the oldest that is.
+    Retention,
+    /// There never was a message with the id given; what follows is new.
+    UnknownId,
+}
+
 /// What the server says to one client, beside messages.
 #[derive(Debug, Clone, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
@@ -368,6 +402,22 @@ pub enum ServerFrame {
         /// As the client sent it.
         #[serde(skip_serializing_if = "Option::is_none")]
         timestamp: Option<Value>,
+    },
+    /// Everything up to `head` was sent; what follows is live.
+    CaughtUp {
+        /// The newest message's id.
+        head: MessageId,
+    },
+    /// Messages after `since` are missing from what follows.
+    Gap {
+        /// The last id before them.
+        since: MessageId,
+        /// The oldest message that is kept; one more than `head` if none is.
+        oldest: MessageId,
+        /// The newest message's id.
+        head: MessageId,
+        /// Why.
+        reason: GapReason,
     },
     /// A frame was refused; nothing was stored.
     Error {

@@ -105,7 +105,12 @@ impl Server {
         let journal = Journal::start(writer, head, history, Arc::clone(&manager), limits)
             .map_err(Error::system("start a thread"))?;
         let journal = Arc::new(journal);
-        let rest = Rest::start(Arc::clone(&journal), Arc::clone(&manager), reader, limits);
+        let rest = Rest::start(
+            Arc::clone(&journal),
+            Arc::clone(&manager),
+            Arc::clone(&reader),
+            limits,
+        );
         let rest = rest.inspect_err(|_| journal.stop())?;
         let capacity = Capacity::of_this_process(limits);
         let connections = Connections::new(capacity.connections);
@@ -113,6 +118,7 @@ impl Server {
             let sockets = Sockets {
                 manager: Arc::clone(&manager),
                 journal: Arc::clone(&journal),
+                reader: Arc::clone(&reader),
                 limits: limits.clone(),
             };
             let door = Arc::new(Door {

@@ -4,7 +4,10 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::totals::Totals;
-use super::{Batch, ChannelTotals, Page, PageBudget, Reader, StoredState, Summary, Writer, size};
+use super::{
+    Batch, ChannelTotals, Missed, MissedPage, Page, PageBudget, Reader, StoredState, Summary,
+    Writer, size,
+};
 use crate::error::Result;
 use crate::protocol::{Channel, Draft, Message, MessageId};
 
@@ -87,48 +90,90 @@ impl Inner {
     }
 }
 
+impl Inner {
+    fn oldest(&self) -> MessageId {
+        self.messages
+            .front()
+            .map_or(self.head.next(), |message| message.id)
+    }
+
+    /// A page, and whether nothing was left out at its end.
+    fn page(&self, page: &Page) -> (Vec<Arc<Message>>, bool) {
+        let nothing = VecDeque::new();
+        let messages = match &page.channel {
+            Some(channel) => self.channels.get(channel).unwrap_or(&nothing),
+            None => &self.messages,
+        };
+        let end = page.before.map_or(messages.len(), |before| {
+            messages.partition_point(|message| message.id < before)
+        });
+        let mut budget = PageBudget::new(page);
+        if let Some(since) = page.since {
+            let start = messages
+                .partition_point(|message| message.id <= since)
+                .min(end);
+            let taken = messages
+                .range(start..end)
+                .take_while(|message| budget.takes(message))
+                .cloned()
+                .collect();
+            return (taken, !budget.exceeded);
+        }
+        let mut newest: Vec<Arc<Message>> = messages
+            .range(..end)
+            .rev()
+            .take_while(|message| budget.takes(message))
+            .cloned()
+            .collect();
+        newest.reverse();
+        (newest, !budget.exceeded)
+    }
+}
+
+/// Made outside the lock, which the journal needs.
+fn copies(shared: &[Arc<Message>]) -> Vec<Message> {
+    shared
+        .iter()
+        .map(|message| Message::clone(message))
+        .collect()
+}
+
 impl Reader for Ring {
     fn head(&self) -> Result<MessageId> {
         Ok(self.locked(|ring| ring.head))
     }
 
     fn page(&self, page: &Page) -> Result<Vec<Message>> {
-        let shared = self.locked(|ring| {
-            let nothing = VecDeque::new();
-            let messages = match &page.channel {
-                Some(channel) => ring.channels.get(channel).unwrap_or(&nothing),
-                None => &ring.messages,
-            };
-            let end = page.before.map_or(messages.len(), |before| {
-                messages.partition_point(|message| message.id < before)
-            });
-            let mut budget = PageBudget::new(page);
-            if let Some(since) = page.since {
-                let start = messages
-                    .partition_point(|message| message.id <= since)
-                    .min(end);
-                return messages
-                    .range(start..end)
-                    .take(page.limit)
-                    .take_while(|message| budget.takes(message))
-                    .cloned()
-                    .collect();
-            }
-            let mut newest: Vec<Arc<Message>> = messages
-                .range(..end)
-                .rev()
-                .take(page.limit)
-                .take_while(|message| budget.takes(message))
-                .cloned()
-                .collect();
-            newest.reverse();
-            newest
-        });
-        // The copies are made outside the lock, which the journal needs.
-        Ok(shared
-            .iter()
-            .map(|message| Message::clone(message))
-            .collect())
+        let (shared, _) = self.locked(|ring| ring.page(page));
+        Ok(copies(&shared))
+    }
+
+    fn missed(&self, missed: &Missed<'_>) -> Result<MissedPage> {
+        let page = missed.page();
+        let ((messages, complete), oldest) = self.locked(|ring| (ring.page(&page), ring.oldest()));
+        Ok(MissedPage {
+            messages: copies(&messages),
+            complete,
+            oldest,
+        })
+    }
+
+    fn oldest(&self) -> Result<MessageId> {
+        Ok(self.locked(|ring| ring.oldest()))
+    }
+
+    fn nth_newest(
+        &self,
+        channel: &Channel,
+        head: MessageId,
+        n: usize,
+    ) -> Result<Option<MessageId>> {
+        Ok(self.locked(|ring| {
+            let messages = ring.channels.get(channel)?;
+            let end = messages.partition_point(|message| message.id <= head);
+            let nth = end.checked_sub(n)?;
+            Some(messages.get(nth)?.id)
+        }))
     }
 
     fn channels(&self) -> Result<Vec<ChannelTotals>> {

@@ -3,6 +3,7 @@
 //! One [`Writer`], owned by the journal; any number of readers share the [`Reader`].
 
 mod memory;
+mod pool;
 mod schema;
 mod sqlite;
 mod totals;
@@ -62,6 +63,18 @@ pub trait Reader: Send + Sync {
     /// Part of the history, always in ascending order of ids.
     fn page(&self, page: &Page) -> Result<Vec<Message>>;
 
+    /// What a subscriber of a channel has missed, as far as it fits a page.
+    fn missed(&self, missed: &Missed<'_>) -> Result<MissedPage>;
+
+    /// The id of the oldest message that is kept, whatever its channel; one more than the head
+    /// if none is.
+    fn oldest(&self) -> Result<MessageId>;
+
+    /// The id of a channel's nth newest message (1 is the newest) up to `head`, or `None` if it
+    /// has fewer.
+    fn nth_newest(&self, channel: &Channel, head: MessageId, n: usize)
+    -> Result<Option<MessageId>>;
+
     /// Every channel that has messages, by name.
     fn channels(&self) -> Result<Vec<ChannelTotals>>;
 
@@ -85,6 +98,44 @@ pub struct Page {
     pub limit: usize,
     /// It ends after so many bytes, though never before its first message.
     pub max_bytes: usize,
+}
+
+/// Which part of a channel a subscriber has missed.
+#[derive(Debug, Clone, Copy)]
+pub struct Missed<'a> {
+    /// The channel.
+    pub channel: &'a Channel,
+    /// Only ids greater than this.
+    pub cursor: MessageId,
+    /// Only ids up to this.
+    pub head: MessageId,
+    /// At most so many messages.
+    pub limit: usize,
+    /// It ends after so many bytes, though never before its first message.
+    pub max_bytes: usize,
+}
+
+/// A page of what a subscriber has missed.
+#[derive(Debug)]
+pub struct MissedPage {
+    /// In ascending order of ids.
+    pub messages: Vec<Message>,
+    /// There is no more of it up to the head.
+    pub complete: bool,
+    /// The oldest message of all that was kept at that moment, see [`Reader::oldest`].
+    pub oldest: MessageId,
+}
+
+impl Missed<'_> {
+    fn page(&self) -> Page {
+        Page {
+            channel: Some(self.channel.clone()),
+            since: Some(self.cursor),
+            before: Some(self.head.next()),
+            limit: self.limit,
+            max_bytes: self.max_bytes,
+        }
+    }
 }
 
 /// Opens the store that the configuration names, creating it when it isn't there.
@@ -114,26 +165,34 @@ fn size(message: &Message) -> usize {
         + optional(&message.provider)
 }
 
-/// Takes messages until the page's bytes are used up.
+/// Takes messages until the page is full.
 struct PageBudget {
-    left: usize,
+    messages: usize,
+    bytes: usize,
     first: bool,
+    /// A message did not fit.
+    exceeded: bool,
 }
 
 impl PageBudget {
     fn new(page: &Page) -> Self {
         Self {
-            left: page.max_bytes,
+            messages: page.limit,
+            bytes: page.max_bytes,
             first: true,
+            exceeded: false,
         }
     }
 
     /// Whether this message still belongs to the page.
     fn takes(&mut self, message: &Message) -> bool {
         let size = size(message);
-        let fits = size <= self.left || self.first;
-        self.left = self.left.saturating_sub(size);
-        self.first = false;
-        fits
+        self.exceeded |= self.messages == 0 || (size > self.bytes && !self.first);
+        if !self.exceeded {
+            self.messages -= 1;
+            self.bytes = self.bytes.saturating_sub(size);
+            self.first = false;
+        }
+        !self.exceeded
     }
 }

@@ -1,14 +1,20 @@
 //! SQLite: one writer connection, a few readers, write-ahead log.
 
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rusqlite::types::ValueRef;
-use rusqlite::{Connection, OpenFlags, Row, TransactionBehavior, named_params, params};
+use rusqlite::{
+    Connection, OpenFlags, OptionalExtension, Row, TransactionBehavior, named_params, params,
+};
 
+use super::pool::Pool;
 use super::totals::{Counted, Totals};
-use super::{Batch, ChannelTotals, Page, PageBudget, Reader, StoredState, Summary, Writer, schema};
+use super::{
+    Batch, ChannelTotals, Missed, MissedPage, Page, PageBudget, Reader, StoredState, Summary,
+    Writer, schema,
+};
 use crate::config::Sync;
 use crate::error::{Error, Result};
 use crate::history::Transition;
@@ -17,9 +23,12 @@ use crate::protocol::{Channel, Draft, Message, MessageId, Rev, State};
 /// How long a commit waits for another program that has the file locked.
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Read-only connections made at the start, one for each thread that serves history: reading
-/// goes on when the process has no descriptor left.
+/// Connections that read for REST, one for each of its threads.
 const READERS: usize = 2;
+
+/// Connections that read for subscribers who catch up. They take turns: a thousand who come
+/// back at once read no faster with more, and each costs memory and three descriptors.
+const REPLAYERS: usize = 2;
 
 const INSERT: &str =
     "INSERT INTO messages (channel_id, author, content, timestamp, lane, provider, token_count)
@@ -57,17 +66,12 @@ pub(super) fn open(path: &Path, sync: Sync) -> Result<(SqliteWriter, Arc<SqliteR
     connection
         .pragma_update(None, "synchronous", synchronous)
         .map_err(|error| refused(error.to_string()))?;
+    let pool = |size| Pool::new(size, || connect(path)).map_err(|error| refused(error.to_string()));
     let readers = Arc::new(SqliteReader {
-        path: path.to_owned(),
-        idle: Mutex::default(),
+        serving: pool(READERS)?,
+        replaying: pool(REPLAYERS)?,
         totals: Mutex::default(),
     });
-    for _ in 0..READERS {
-        let reader = readers
-            .connect()
-            .map_err(|error| refused(error.to_string()))?;
-        readers.idle().push(reader);
-    }
     Ok((
         SqliteWriter {
             connection,
@@ -110,7 +114,8 @@ impl Writer for SqliteWriter {
 
     fn close(self: Box<Self>) {
         // The last connection to close removes the write-ahead log, and a read-only one cannot.
-        self.readers.idle().clear();
+        self.readers.serving.close();
+        self.readers.replaying.close();
         let checkpoint = "PRAGMA wal_checkpoint(TRUNCATE)";
         if let Err(error) = self.connection.query_row(checkpoint, [], |_| Ok(())) {
             log::warn!("the write-ahead log stays beside the database, nothing is lost: {error}");
@@ -166,45 +171,29 @@ fn insert(
     Ok(ids)
 }
 
-/// Read-only connections: [`READERS`] from the start, more as needed; as many stay as ever
-/// read at the same time.
+fn connect(path: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    // SQLite opens the rest of its files with the first read.
+    connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
+    Ok(connection)
+}
+
+/// Read-only connections, in two pools so that neither kind of reader waits for the other.
 pub(super) struct SqliteReader {
-    path: PathBuf,
-    idle: Mutex<Vec<Connection>>,
+    serving: Pool,
+    replaying: Pool,
     /// Counts of all messages up to an id; only newer ones are read when somebody asks.
     totals: Mutex<(MessageId, Totals)>,
 }
 
 impl SqliteReader {
-    fn idle(&self) -> MutexGuard<'_, Vec<Connection>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn read<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
-        let idle = self.idle().pop();
-        let connection = match idle {
-            Some(connection) => connection,
-            None => self.connect()?,
-        };
-        let result = work(&connection);
-        self.idle().push(connection);
-        Ok(result?)
-    }
-
-    fn connect(&self) -> rusqlite::Result<Connection> {
-        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = Connection::open_with_flags(&self.path, flags)?;
-        connection.busy_timeout(BUSY_TIMEOUT)?;
-        // SQLite opens the rest of its files with the first read.
-        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
-        Ok(connection)
-    }
-
     /// The counts, brought up to date. The first call reads the whole table.
     fn totals<T>(&self, take: impl FnOnce(&Totals) -> T) -> Result<T> {
         let mut locked = self.totals.lock().unwrap_or_else(PoisonError::into_inner);
         let (through, totals) = &mut *locked;
-        self.read(|connection| {
+        self.serving.read(|connection| {
             let mut newer = connection
                 .prepare_cached("SELECT id, channel_id, lane, provider, token_count FROM messages WHERE id > ?1 ORDER BY id")?;
             let mut rows = newer.query([rowid(*through)])?;
@@ -230,7 +219,7 @@ impl SqliteReader {
 impl Reader for SqliteReader {
     fn head(&self) -> Result<MessageId> {
         // The sequence remembers ids whose messages are gone.
-        self.read(|connection| {
+        self.serving.read(|connection| {
             connection
                 .prepare_cached(
                     "SELECT max(coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'messages'), 0),
@@ -241,32 +230,47 @@ impl Reader for SqliteReader {
     }
 
     fn page(&self, page: &Page) -> Result<Vec<Message>> {
-        let since = page.since.map_or(-1, rowid);
-        let before = page.before.map_or(i64::MAX, rowid);
-        let limit = i64::try_from(page.limit).unwrap_or(i64::MAX);
-        let mut messages = self.read(|connection| {
-            let mut select = connection.prepare_cached(&page_sql(page))?;
-            let mut rows = match &page.channel {
-                Some(channel) => select.query(
-                    named_params! {":channel": channel.as_str(), ":since": since, ":before": before, ":limit": limit},
-                )?,
-                None => select.query(named_params! {":since": since, ":before": before, ":limit": limit})?,
-            };
-            let mut budget = PageBudget::new(page);
-            let mut messages = Vec::new();
-            while let Some(row) = rows.next()? {
-                let message = message(row)?;
-                if !budget.takes(&message) {
-                    break;
-                }
-                messages.push(message);
-            }
-            Ok(messages)
-        })?;
-        if page.since.is_none() {
-            messages.reverse();
-        }
+        let (messages, _) = self
+            .serving
+            .read(|connection| read_page(connection, page))?;
         Ok(messages)
+    }
+
+    fn missed(&self, missed: &Missed<'_>) -> Result<MissedPage> {
+        self.replaying.read(|connection| {
+            // One snapshot: what is deleted between the two is either in both or in neither.
+            let snapshot = connection.unchecked_transaction()?;
+            let (messages, complete) = read_page(&snapshot, &missed.page())?;
+            Ok(MissedPage {
+                messages,
+                complete,
+                oldest: oldest(&snapshot)?,
+            })
+        })
+    }
+
+    fn oldest(&self) -> Result<MessageId> {
+        self.replaying.read(oldest)
+    }
+
+    fn nth_newest(
+        &self,
+        channel: &Channel,
+        head: MessageId,
+        n: usize,
+    ) -> Result<Option<MessageId>> {
+        let offset = i64::try_from(n).unwrap_or(i64::MAX).saturating_sub(1);
+        self.replaying.read(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT id FROM messages WHERE channel_id = ?1 AND id <= ?2
+                     ORDER BY id DESC LIMIT 1 OFFSET ?3",
+                )?
+                .query_row(params![channel.as_str(), rowid(head), offset], |row| {
+                    row.get(0).map(id)
+                })
+                .optional()
+        })
     }
 
     fn channels(&self) -> Result<Vec<ChannelTotals>> {
@@ -278,7 +282,7 @@ impl Reader for SqliteReader {
     }
 
     fn states(&self) -> Result<Vec<StoredState>> {
-        let rows: Vec<_> = self.read(|connection| {
+        let rows: Vec<_> = self.serving.read(|connection| {
             connection
                 .prepare("SELECT feed, rev, state, own FROM threadcast_feeds ORDER BY feed")?
                 .query_map([], |row| {
@@ -315,6 +319,48 @@ fn stored_state(name: &str, rev: i64, state: &str, own: bool) -> Result<StoredSt
         state: state.into_text(),
         own,
     })
+}
+
+/// A page, and whether nothing was left out at its end.
+fn read_page(connection: &Connection, page: &Page) -> rusqlite::Result<(Vec<Message>, bool)> {
+    let since = page.since.map_or(-1, rowid);
+    let before = page.before.map_or(i64::MAX, rowid);
+    // One more than wanted tells whether there is more.
+    let limit = i64::try_from(page.limit)
+        .unwrap_or(i64::MAX)
+        .saturating_add(1);
+    let mut select = connection.prepare_cached(&page_sql(page))?;
+    let mut rows = match &page.channel {
+        Some(channel) => select.query(
+            named_params! {":channel": channel.as_str(), ":since": since, ":before": before, ":limit": limit},
+        )?,
+        None => select.query(named_params! {":since": since, ":before": before, ":limit": limit})?,
+    };
+    let mut budget = PageBudget::new(page);
+    let mut messages = Vec::new();
+    while let Some(row) = rows.next()? {
+        let message = message(row)?;
+        if !budget.takes(&message) {
+            break;
+        }
+        messages.push(message);
+    }
+    drop(rows);
+    if page.since.is_none() {
+        messages.reverse();
+    }
+    Ok((messages, !budget.exceeded))
+}
+
+/// Without a scan: the first entry of the table's tree, or the sequence.
+fn oldest(connection: &Connection) -> rusqlite::Result<MessageId> {
+    connection
+        .prepare_cached(
+            "SELECT coalesce((SELECT min(id) FROM messages),
+                             (SELECT seq FROM sqlite_sequence WHERE name = 'messages') + 1,
+                             1)",
+        )?
+        .query_row([], |row| row.get(0).map(id))
 }
 
 /// One seek, then as many steps as the page is long: an index of a channel ends with the id.

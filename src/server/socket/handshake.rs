@@ -6,8 +6,11 @@ use tungstenite::error::{Error, ProtocolError};
 use tungstenite::handshake::server::{Request, create_response, write_response};
 use tungstenite::http::{HeaderName, HeaderValue, Method};
 
-use crate::http::{Framing, Head, Problem, percent_decode};
-use crate::protocol::{Channel, Feed, Topic};
+use crate::http::{Framing, Head, Problem, percent_decode, query_pairs};
+use crate::protocol::{Channel, Feed, MessageId, Start, Topic};
+
+/// Messages that a subscriber may start back.
+const MAX_LAST: usize = 1000;
 
 /// Headers that decide about the upgrade.
 const DECIDING: [&str; 4] = [
@@ -27,6 +30,33 @@ pub(super) fn topic(path: &str) -> Option<Result<Topic, Problem>> {
     }
     let name = segment(path, "/ws/").or_else(|| segment(path, "/api/v1/ws/"))?;
     Some(named::<Feed>(name, "feed"))
+}
+
+/// Where a channel's subscriber wants to begin. `since` counts when both are given.
+///
+/// # Errors
+/// 400 or 422, with what would be right.
+pub(super) fn start(query: &str) -> Result<Start, Problem> {
+    let pairs = query_pairs(query)?;
+    let value = |wanted: &str| {
+        let found = pairs.iter().rev().find(|(name, _)| name == wanted);
+        found.map(|(_, value)| value.as_str())
+    };
+    let wrong = |field, rule: &str, found| {
+        Problem::field(field, format!("`{field}` must be {rule}, not {found:?}"))
+    };
+    if let Some(since) = value("since") {
+        let id = since
+            .parse()
+            .map_err(|_| wrong("since", "a message id (0 or more)", since))?;
+        return Ok(Start::Since(MessageId(id)));
+    }
+    let Some(last) = value("last") else {
+        return Ok(Start::Live);
+    };
+    let number = last.parse().ok().filter(|number| *number <= MAX_LAST);
+    let number = number.ok_or_else(|| wrong("last", &format!("0 to {MAX_LAST}"), last))?;
+    Ok(Start::Last(number))
 }
 
 /// The one segment behind a prefix.

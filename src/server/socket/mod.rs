@@ -4,6 +4,7 @@
 //! tungstenite decodes. What it would answer by itself never reaches the socket; pongs and
 //! closes go through the outbox like everything else, so nothing can come after a close.
 
+mod catch_up;
 mod decoder;
 mod handshake;
 mod heartbeat;
@@ -21,7 +22,9 @@ use crate::frame::{Chunk, CloseCode};
 use crate::http::{Head, Problem, linger};
 use crate::journal::Journal;
 use crate::manager::{Client, ConnectionManager, End};
-use crate::protocol::{ClientFrame, FrameError, ServerFrame, Topic};
+use crate::protocol::{ClientFrame, FrameError, MessageId, ServerFrame, Topic};
+use crate::store::Reader;
+use catch_up::CatchUp;
 use decoder::{Decoder, Heard};
 use heartbeat::{Beat, Heartbeat};
 use publishing::Publishing;
@@ -56,6 +59,8 @@ pub(super) struct Sockets {
     pub(super) manager: Arc<ConnectionManager>,
     /// Where their messages go.
     pub(super) journal: Arc<Journal>,
+    /// Where they find what they have missed.
+    pub(super) reader: Arc<dyn Reader>,
     /// What each may use.
     pub(super) limits: Limits,
 }
@@ -65,7 +70,7 @@ impl Sockets {
     /// behind the request's head.
     ///
     /// # Errors
-    /// 400, 426 or 503, before anything was written.
+    /// 400, 422, 426 or 503, before anything was written.
     pub(super) fn serve(
         &self,
         head: Head,
@@ -75,6 +80,7 @@ impl Sockets {
         early: Vec<u8>,
     ) -> Result<(), Problem> {
         let accepted = Chunk::raw(handshake::accept(&head)?);
+        let (cursor, catch_up) = self.begin(&topic, &head)?;
         // Sessions last: what belongs to the request is let go of first.
         drop(head);
         let unavailable = |error: io::Error| {
@@ -90,7 +96,7 @@ impl Sockets {
         // Registered before the 101 goes out: whoever has seen it hears the next message.
         let client = self
             .manager
-            .connect(topic, peer, Arc::clone(stream), accepted)
+            .register(topic, peer, Arc::clone(stream), accepted, cursor)
             .map_err(|error| {
                 let _ = stream.set_nonblocking(false);
                 unavailable(error)
@@ -100,7 +106,7 @@ impl Sockets {
             client: &client,
         };
         client.drain();
-        let mut session = Session::new(self, &client, early);
+        let mut session = Session::new(self, &client, catch_up, early);
         let end = session.run();
         drop(registered);
         log::debug!("client {} from {peer} ended: {end:?}", client.id);
@@ -111,6 +117,16 @@ impl Sockets {
             Ended::Stalled => drop(set_socket_linger(stream, Some(Duration::ZERO))),
         }
         Ok(())
+    }
+
+    /// Where the subscriber begins: a channel's may ask for what came before.
+    fn begin(&self, topic: &Topic, head: &Head) -> Result<(Option<MessageId>, CatchUp), Problem> {
+        let Topic::Channel(channel) = topic else {
+            return Ok(Default::default());
+        };
+        let start = handshake::start(head.query())?;
+        catch_up::begin(start, channel, self.journal.head(), &*self.reader)
+            .map_err(|error| Problem::unavailable(error.to_string(), 1))
     }
 }
 
@@ -146,17 +162,24 @@ struct Session<'a> {
     client: &'a Arc<Client>,
     decoder: Decoder,
     publishing: Publishing,
+    catch_up: CatchUp,
     /// The decoder may hold frames that the socket will not announce again.
     unread: bool,
     heartbeat: Heartbeat,
 }
 
 impl<'a> Session<'a> {
-    fn new(sockets: &'a Sockets, client: &'a Arc<Client>, early: Vec<u8>) -> Self {
+    fn new(
+        sockets: &'a Sockets,
+        client: &'a Arc<Client>,
+        catch_up: CatchUp,
+        early: Vec<u8>,
+    ) -> Self {
         let limits = &sockets.limits;
         Self {
             sockets,
             client,
+            catch_up,
             unread: !early.is_empty(),
             decoder: Decoder::new(early, limits.max_body_bytes.saturating_mul(2)),
             publishing: Publishing::new(Arc::clone(client), limits.max_in_flight),
@@ -190,9 +213,34 @@ impl<'a> Session<'a> {
                 continue;
             }
             self.keep_alive(may_read);
+            self.bring_missed();
             if self.wait(may_read, journal_has_room) && !self.read() {
                 return Ended::Gone;
             }
+        }
+    }
+
+    /// Brings a client that is behind the next of what it has missed.
+    fn bring_missed(&mut self) {
+        if !self.client.wants_missed() || self.catch_up.pause().is_some() {
+            return;
+        }
+        let Sockets {
+            manager, reader, ..
+        } = self.sockets;
+        let patience = self.sockets.limits.write_timeout;
+        let outcome = self
+            .catch_up
+            .step(self.client, manager, &**reader, patience);
+        if let Err(error) = outcome {
+            let (id, peer) = (self.client.id, self.client.peer);
+            log::error!("client {id} from {peer} cannot be brought what it has missed: {error}");
+            self.leave(|client| {
+                client.finish(
+                    CloseCode::Internal,
+                    "the store failed: reconnect with `since`",
+                );
+            });
         }
     }
 
@@ -217,6 +265,9 @@ impl<'a> Session<'a> {
         }
         if !journal_has_room {
             until = until.min(ROOM_INTERVAL);
+        }
+        if self.client.wants_missed() {
+            until = until.min(self.catch_up.pause().unwrap_or_default());
         }
         until
     }

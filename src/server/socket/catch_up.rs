@@ -1,0 +1,169 @@
+//! What a subscriber has missed, brought by its own thread: the log is the queue.
+//!
+//! Joining with `since` or `last` and coming back after the outbox was full are the same
+//! thing: pages of the channel from the store, after the client's cursor and up to the
+//! offered head, one at a time into an empty outbox. When there is no more, the client is fed
+//! live again, in one step with the look at the head: no gap, no duplicate, bounded memory.
+
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, Result};
+use crate::frame::Chunk;
+use crate::manager::{Client, ConnectionManager};
+use crate::protocol::{Channel, GapReason, MessageId, ServerFrame, Start, Topic};
+use crate::store::{Missed, Reader};
+
+/// One page; the next one is read when this is in the socket.
+const PAGE_BYTES: usize = 64 << 10;
+const PAGE_MESSAGES: usize = 1000;
+
+/// How long a failed read is left alone.
+const RETRY: Duration = Duration::from_millis(250);
+
+/// How long the broadcast is waited for, when the client already has what it is about to offer.
+const NEARLY: Duration = Duration::from_millis(2);
+
+/// One client's way back to what is live.
+#[derive(Debug, Default)]
+pub(super) struct CatchUp {
+    /// Told before anything else.
+    gap: Option<Chunk>,
+    /// The client asked where to begin: it is told when it has everything.
+    announce: bool,
+    not_before: Option<Instant>,
+    failing_since: Option<Instant>,
+}
+
+/// The cursor that a client begins with, `None` for one that is live at once, and what it has
+/// to be told on the way.
+///
+/// # Errors
+/// When the store cannot be read.
+pub(super) fn begin(
+    start: Start,
+    channel: &Channel,
+    head: MessageId,
+    reader: &dyn Reader,
+) -> Result<(Option<MessageId>, CatchUp)> {
+    let asked = CatchUp {
+        announce: true,
+        ..CatchUp::default()
+    };
+    match start {
+        Start::Live => Ok((None, CatchUp::default())),
+        Start::Since(since) if since > head => {
+            let gap = ServerFrame::Gap {
+                since,
+                oldest: reader.oldest()?,
+                head,
+                reason: GapReason::UnknownId,
+            };
+            let told = CatchUp {
+                gap: Some(Chunk::json(&gap)),
+                ..asked
+            };
+            Ok((Some(head), told))
+        }
+        Start::Since(since) => Ok((Some(since), asked)),
+        Start::Last(0) => Ok((Some(head), asked)),
+        Start::Last(n) => {
+            let first = match reader.nth_newest(channel, head, n)? {
+                Some(first) => first,
+                // All there are, which is no gap.
+                None => reader.oldest()?,
+            };
+            Ok((Some(first.previous()), asked))
+        }
+    }
+}
+
+impl CatchUp {
+    /// When [`Self::step`] is worth calling, for a client that wants it; `None` for at once.
+    pub(super) fn pause(&self) -> Option<Duration> {
+        self.not_before
+            .map(|time| time.saturating_duration_since(Instant::now()))
+            .filter(|pause| !pause.is_zero())
+    }
+
+    /// Brings the client one page, or makes it live. Blocks on the disk.
+    ///
+    /// # Errors
+    /// When the store has failed for as long as `patience`.
+    pub(super) fn step(
+        &mut self,
+        client: &Client,
+        manager: &ConnectionManager,
+        reader: &dyn Reader,
+        patience: Duration,
+    ) -> Result<()> {
+        let Topic::Channel(channel) = &client.topic else {
+            return Ok(());
+        };
+        match self.bring(client, channel, manager.offered_head(), reader) {
+            Ok(has_more) => {
+                (self.not_before, self.failing_since) = (None, None);
+                if has_more {
+                    return Ok(());
+                }
+            }
+            Err(error) => return self.fail(error, patience),
+        }
+        if manager.go_live(client, self.announce) {
+            self.announce = false;
+            client.drain();
+        } else if manager.offered_head() < client.cursor() {
+            self.not_before = Some(Instant::now() + NEARLY);
+        }
+        Ok(())
+    }
+
+    /// Brings one page; whether there is more.
+    fn bring(
+        &mut self,
+        client: &Client,
+        channel: &Channel,
+        head: MessageId,
+        reader: &dyn Reader,
+    ) -> Result<bool> {
+        let cursor = client.cursor();
+        if head <= cursor {
+            if let Some(gap) = self.gap.take() {
+                client.feed_missed(&gap, cursor);
+            }
+            return Ok(false);
+        }
+        let page = reader.missed(&Missed {
+            channel,
+            cursor,
+            head,
+            limit: PAGE_MESSAGES,
+            max_bytes: PAGE_BYTES,
+        })?;
+        if page.oldest > cursor.next() && self.gap.is_none() {
+            let gap = ServerFrame::Gap {
+                since: cursor,
+                oldest: page.oldest,
+                head,
+                reason: GapReason::Retention,
+            };
+            self.gap = Some(Chunk::json(&gap));
+        }
+        let last = match page.messages.last() {
+            Some(last) if !page.complete => last.id,
+            _ => head,
+        };
+        let chunk = Chunk::messages(self.gap.take().as_ref(), &page.messages);
+        client.feed_missed(&chunk, last);
+        Ok(!page.complete)
+    }
+
+    fn fail(&mut self, error: Error, patience: Duration) -> Result<()> {
+        let now = Instant::now();
+        let since = *self.failing_since.get_or_insert(now);
+        self.not_before = Some(now + RETRY);
+        if now - since < patience {
+            return Ok(());
+        }
+        Err(error)
+    }
+}
