@@ -75,6 +75,18 @@ struct Serve {
     )]
     sync: SyncMode,
 
+    /// Keep the newest N messages, of all channels together [default: all]
+    #[arg(long, env = "THREADCAST_KEEP_MESSAGES", value_name = "N", value_parser = count)]
+    keep_messages: Option<usize>,
+
+    /// Keep messages that are younger, like 12h or 30d [default: all]
+    #[arg(long, env = "THREADCAST_KEEP_AGE", value_name = "DURATION", value_parser = duration)]
+    keep_age: Option<Duration>,
+
+    /// Keep as many messages as fit a database file of this size [default: as many as the disk takes]
+    #[arg(long, env = "THREADCAST_MAX_DB_BYTES", value_name = "SIZE", value_parser = size)]
+    max_db_bytes: Option<usize>,
+
     /// How much is logged on standard error: off, error, warn, info, debug or trace
     #[arg(
         long,
@@ -153,11 +165,11 @@ struct LimitFlags {
     #[arg(long, env = "THREADCAST_PONG_TIMEOUT", value_name = "DURATION", default_value = "10s", value_parser = duration)]
     pong_timeout: Duration,
 
-    /// Chunks of messages that may wait for one slow subscriber (1013)
+    /// Chunks of messages that may wait for one slow subscriber; then it goes on from the store
     #[arg(long, env = "THREADCAST_MAX_OUTBOX_CHUNKS", value_name = "N", default_value = "64", value_parser = count)]
     max_outbox_chunks: usize,
 
-    /// Bytes that may wait for one slow subscriber (1013)
+    /// Bytes that may wait for one slow subscriber; then it goes on from the store
     #[arg(long, env = "THREADCAST_MAX_OUTBOX_BYTES", value_name = "SIZE", default_value = "256KiB", value_parser = size)]
     max_outbox_bytes: usize,
 
@@ -207,6 +219,9 @@ impl Serve {
             SyncMode::Normal => Sync::Normal,
             SyncMode::Full => Sync::Full,
         };
+        config.retention.keep_messages = self.keep_messages.map(|number| number as u64);
+        config.retention.keep_age = self.keep_age;
+        config.retention.max_db_bytes = self.max_db_bytes.map(|bytes| bytes as u64);
         config.drain = self.drain;
         config.watches = if self.watch.is_empty() {
             watches(&std::env::var(WATCH_VARIABLE).unwrap_or_default())?

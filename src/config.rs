@@ -28,6 +28,11 @@ pub struct Config {
     /// Default [`Sync::Normal`].
     pub sync: Sync,
 
+    /// Which messages are kept.
+    ///
+    /// Default: all.
+    pub retention: Retention,
+
     /// Longest time that [`Server::shutdown`](crate::Server::shutdown) takes.
     ///
     /// Default 5 s.
@@ -58,6 +63,7 @@ impl Default for Config {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8010)),
             database: Database::File(PathBuf::from("threadcast.db")),
             sync: Sync::default(),
+            retention: Retention::default(),
             drain: Duration::from_secs(5),
             watches: Vec::new(),
             watch_interval: Duration::from_secs(2),
@@ -119,6 +125,29 @@ pub enum Database {
     File(PathBuf),
     /// A ring in memory of [`Limits::memory_bytes`]: nothing survives a restart.
     Memory,
+}
+
+/// Which messages are kept: the oldest go first, a few at a time between commits. Whoever comes
+/// back to one that is gone is told that there is a gap.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Retention {
+    /// The newest so many, of all channels together.
+    ///
+    /// Default `None`: all.
+    pub keep_messages: Option<u64>,
+
+    /// Those that are younger, by the time of their commit.
+    ///
+    /// Default `None`: all.
+    pub keep_age: Option<Duration>,
+
+    /// As many as fit so many bytes of the database file, whose space is given back. The
+    /// write-ahead log beside it (4 MiB, when commits are small) is not counted, and
+    /// [`Database::Memory`] has [`Limits::memory_bytes`] instead.
+    ///
+    /// Default `None`: as many as the disk takes.
+    pub max_db_bytes: Option<u64>,
 }
 
 /// What a commit waits for before it is acknowledged.
@@ -184,13 +213,14 @@ pub struct Limits {
     /// Default 10 s.
     pub pong_timeout: Duration,
 
-    /// Chunks of frames waiting for one subscriber before it counts as overflown (1013).
+    /// Chunks of frames waiting for one subscriber before it falls behind and goes on from the
+    /// store.
     ///
     /// Default 64.
     pub max_outbox_chunks: usize,
 
-    /// Bytes waiting for one subscriber before it counts as overflown (1013). A single
-    /// larger chunk still goes to a subscriber that waits for nothing else.
+    /// Bytes waiting for one subscriber before it falls behind and goes on from the store. A
+    /// single larger chunk still goes to a subscriber that waits for nothing else.
     ///
     /// Default 256 KiB.
     pub max_outbox_bytes: usize,

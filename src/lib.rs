@@ -30,6 +30,17 @@
 //! encoded frame to every [`Client`](manager::Client) of the channel → the outbox is drained
 //! into the socket right there. A socket that is full is left to its own thread.
 //!
+//! # The log is the queue
+//!
+//! The manager knows the *offered head*: the newest message that `broadcast` has taken up. It
+//! raises it and takes the lists of clients in one step; everything up to it that a client
+//! does not have is in the store, everything after it comes live. A client whose outbox is
+//! full is *behind* and no longer fed: its own thread reads the channel's pages after its
+//! cursor, up to the offered head, each when the one before is in the socket, and feeds it
+//! live again in one step with the look that there is no more. Joining with `since` or `last`
+//! is the same with another cursor. So nothing is dropped for being slow, and slowness costs
+//! one page of memory.
+//!
 //! # A state's way
 //!
 //! `PUT` or a watcher → compared with the feed's last state, and answered there and then if it
@@ -59,6 +70,7 @@
 //! - Only the holder of a client's writer lock writes to its socket; nothing follows a close frame.
 //! - The manager's lock is held for edits of its map and to take lists, never during a send,
 //!   a log line or a read of the store.
+//! - A client is fed live only when it has everything of its channel up to the offered head.
 //! - A client is registered before its 101 goes out: who has seen the handshake hears the next message.
 //! - A feed's revision only grows, and no subscriber is given a state older than one it had.
 //! - A panic in one connection ends that connection only; locks recover from poisoning.
@@ -71,6 +83,9 @@
 //! |---|---|
 //! | connections, their threads and descriptors | [`Limits::max_connections`] |
 //! | a request head, a body, a frame | [`Limits::max_head_bytes`], [`Limits::max_body_bytes`] |
+//! | what a subscriber behind has in memory | one page: 64 KiB or one message |
+//! | reads for subscribers behind | two at a time, further ones wait for their turn |
+//! | messages in the store | [`Retention`](config::Retention); without it the disk |
 //! | a subscriber's outbox | [`Limits::max_outbox_chunks`], [`Limits::max_outbox_bytes`], and as many answers as [`Limits::max_in_flight`] |
 //! | drafts waiting for the journal | [`Limits::max_queued_bytes`] and one read of each publisher |
 //! | frames waiting for the fan-out | [`Limits::max_fanout_bytes`] and one batch |

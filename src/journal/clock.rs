@@ -1,5 +1,7 @@
 //! The time of a commit, as clients see it.
 
+use std::time::Duration;
+
 use time::OffsetDateTime;
 
 /// Now, in UTC with microseconds: `2026-01-05T12:34:56.789012+00:00`.
@@ -7,6 +9,13 @@ use time::OffsetDateTime;
 /// It may go backwards with the system's clock: the order is that of the ids.
 pub(super) fn now() -> String {
     format(OffsetDateTime::now_utc())
+}
+
+/// So long ago; what is older is less as a text, too.
+pub(super) fn before(age: Duration) -> String {
+    let now = OffsetDateTime::now_utc();
+    let age = time::Duration::try_from(age).unwrap_or(time::Duration::MAX);
+    format(now.checked_sub(age).unwrap_or(OffsetDateTime::UNIX_EPOCH))
 }
 
 fn format(time: OffsetDateTime) -> String {

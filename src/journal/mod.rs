@@ -14,10 +14,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, unbounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 
-use crate::config::Limits;
+use crate::config::{Config, Retention};
 use crate::error::{Error, Result};
 use crate::frame::MessageFrame;
 use crate::history::History;
@@ -81,8 +82,9 @@ impl Journal {
         head: MessageId,
         history: Option<History>,
         manager: Arc<ConnectionManager>,
-        limits: &Limits,
+        config: &Config,
     ) -> io::Result<Self> {
+        let limits = &config.limits;
         let (orders, received) = unbounded();
         let queued_bytes = Arc::new(AtomicUsize::new(0));
         let (broadcast, broadcast_thread) =
@@ -98,6 +100,9 @@ impl Journal {
             broadcast,
             feeds,
             max_batch: limits.max_batch.max(1),
+            retention: config.retention.clone(),
+            forgetting: true,
+            last_batch: 0,
             failing: false,
         };
         let journal_thread =
@@ -237,6 +242,11 @@ struct Sequencer {
     broadcast: Broadcast,
     feeds: Feeds,
     max_batch: usize,
+    retention: Retention,
+    /// There may be messages that are not to be kept.
+    forgetting: bool,
+    /// Messages in the last batch.
+    last_batch: usize,
     /// The last commit failed; it is logged when that begins and when it ends.
     failing: bool,
 }
@@ -253,9 +263,15 @@ struct Batch {
 /// Bytes of drafts and states in one transaction, so that a batch of large ones stays short.
 const MAX_BATCH_BYTES: usize = 4 << 20;
 
+/// Messages forgotten in one step: a millisecond or two.
+const FORGOTTEN_AT_ONCE: usize = 200;
+
+/// How often it is looked whether messages are too old.
+const RETENTION_INTERVAL: Duration = Duration::from_secs(1);
+
 impl Sequencer {
     fn run(&mut self) {
-        while let Ok(order) = self.orders.recv() {
+        while let Some(order) = self.next_order() {
             let mut batch = Batch::default();
             let mut next = Some(order);
             let mut stopping = false;
@@ -289,6 +305,49 @@ impl Sequencer {
         }
     }
 
+    /// Waits for the next order and forgets messages meanwhile, a few at a time; `None` when
+    /// nobody can send one any more.
+    fn next_order(&mut self) -> Option<Order> {
+        if self.retention == Retention::default() {
+            return self.orders.recv().ok();
+        }
+        loop {
+            if self.forgetting {
+                // Twice what has come, so that it keeps up with any load.
+                self.forget(FORGOTTEN_AT_ONCE.max(2 * self.last_batch));
+            }
+            // Messages grow older without an order, too.
+            let patience = if self.forgetting {
+                Duration::ZERO
+            } else {
+                RETENTION_INTERVAL
+            };
+            match self.orders.recv_timeout(patience) {
+                Ok(order) => return Some(order),
+                Err(RecvTimeoutError::Timeout) => self.forgetting = true,
+                Err(RecvTimeoutError::Disconnected) => return None,
+            }
+        }
+    }
+
+    /// Deletes some of the messages that are not to be kept.
+    fn forget(&mut self, limit: usize) {
+        let rule = store::Rule {
+            keep_messages: self.retention.keep_messages,
+            not_before: self.retention.keep_age.map(clock::before),
+            max_db_bytes: self.retention.max_db_bytes,
+        };
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.writer.forget(&rule, limit)));
+        self.forgetting = match outcome {
+            Ok(Ok(more)) => more,
+            Ok(Err(error)) => {
+                log::warn!("old messages stay for now: {error}");
+                false
+            }
+            Err(_) => false,
+        };
+    }
+
     fn commit(&mut self, batch: Batch) {
         if batch.parts.is_empty() && batch.states.is_empty() {
             return;
@@ -310,6 +369,8 @@ impl Sequencer {
         let committed = outcome.map(|ids| {
             if let Some(newest) = ids.last() {
                 self.head.store(newest.0, Ordering::Release);
+                self.forgetting = true;
+                self.last_batch = ids.len();
             }
             let manager = &self.manager;
             batch

@@ -241,7 +241,7 @@ impl ConnectionManager {
         reached
     }
 
-    /// Tells the handlers of frames that [`Self::offer_messages`] brings to the clients.
+    /// Tells the handlers of frames that [`Client::offer_messages`] brings to the clients.
     pub(crate) fn announce(&self, channel: &Channel, frames: &Chunk) {
         self.events.emit(EventKind::Message, || Event::Message {
             channel: channel.clone(),

@@ -78,6 +78,7 @@ impl Server {
             listen,
             database: _,
             sync: _,
+            retention: _,
             drain,
             watches: _,
             watch_interval: _,
@@ -102,7 +103,7 @@ impl Server {
         };
         let manager = Arc::new(ConnectionManager::new(outbox));
         let history = feeds::restore(&manager, stored, &config.watches, writer.as_mut());
-        let journal = Journal::start(writer, head, history, Arc::clone(&manager), limits)
+        let journal = Journal::start(writer, head, history, Arc::clone(&manager), &config)
             .map_err(Error::system("start a thread"))?;
         let journal = Arc::new(journal);
         let rest = Rest::start(

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::totals::Totals;
 use super::{
-    Batch, ChannelTotals, Missed, MissedPage, Page, PageBudget, Reader, StoredState, Summary,
+    Batch, ChannelTotals, Missed, MissedPage, Page, PageBudget, Reader, Rule, StoredState, Summary,
     Writer, size,
 };
 use crate::error::Result;
@@ -58,6 +58,18 @@ impl Writer for Ring {
         }))
     }
 
+    fn forget(&mut self, rule: &Rule, limit: usize) -> Result<bool> {
+        Ok(self.locked(|ring| {
+            for _ in 0..limit {
+                if !ring.is_oldest_forgotten(rule) {
+                    return false;
+                }
+                ring.forget_oldest();
+            }
+            ring.is_oldest_forgotten(rule)
+        }))
+    }
+
     fn close(self: Box<Self>) {}
 }
 
@@ -73,6 +85,18 @@ impl Inner {
             .push_back(Arc::clone(&message));
         self.messages.push_back(message);
         self.head
+    }
+
+    fn is_oldest_forgotten(&self, rule: &Rule) -> bool {
+        let Some(oldest) = self.messages.front() else {
+            return false;
+        };
+        let too_many = |most| self.messages.len() as u64 > most;
+        rule.keep_messages.is_some_and(too_many)
+            || rule
+                .not_before
+                .as_ref()
+                .is_some_and(|limit| oldest.timestamp < *limit)
     }
 
     fn forget_oldest(&mut self) {

@@ -4,6 +4,7 @@
 
 mod memory;
 mod pool;
+mod retention;
 mod schema;
 mod sqlite;
 mod totals;
@@ -25,8 +26,27 @@ pub trait Writer: Send {
     /// Nothing is stored then; the next call may succeed.
     fn commit(&mut self, batch: &Batch<'_>) -> Result<Vec<MessageId>>;
 
+    /// Deletes up to so many of the oldest messages that are not to be kept, and gives back
+    /// some of their space; whether there is more to do. A few hundred take a millisecond or
+    /// two.
+    ///
+    /// # Errors
+    /// Nothing is deleted then.
+    fn forget(&mut self, rule: &Rule, limit: usize) -> Result<bool>;
+
     /// Moves everything into the one database file and closes it, its readers too.
     fn close(self: Box<Self>);
+}
+
+/// Which messages are kept, at a moment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rule {
+    /// The newest so many.
+    pub keep_messages: Option<u64>,
+    /// Those with a timestamp not less than this.
+    pub not_before: Option<String>,
+    /// As many as fit so many bytes of the file.
+    pub max_db_bytes: Option<u64>,
 }
 
 /// What is committed together or not at all.

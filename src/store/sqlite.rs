@@ -1,7 +1,7 @@
 //! SQLite: one writer connection, a few readers, write-ahead log.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::time::Duration;
 
 use rusqlite::types::ValueRef;
@@ -12,8 +12,8 @@ use rusqlite::{
 use super::pool::Pool;
 use super::totals::{Counted, Totals};
 use super::{
-    Batch, ChannelTotals, Missed, MissedPage, Page, PageBudget, Reader, StoredState, Summary,
-    Writer, schema,
+    Batch, ChannelTotals, Missed, MissedPage, Page, PageBudget, Reader, Rule, StoredState, Summary,
+    Writer, retention, schema,
 };
 use crate::config::Sync;
 use crate::error::{Error, Result};
@@ -112,6 +112,23 @@ impl Writer for SqliteWriter {
         Ok(ids)
     }
 
+    fn forget(&mut self, rule: &Rule, limit: usize) -> Result<bool> {
+        // Whoever counts everything for the first time takes seconds: deleting waits.
+        let mut totals = match self.readers.totals.try_lock() {
+            Ok(totals) => totals,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return Ok(false),
+        };
+        let (through, counts) = &mut *totals;
+        let forgotten = retention::forget(&mut self.connection, rule, limit)?;
+        for message in forgotten.messages {
+            if message.id <= *through {
+                counts.remove(&message.as_counted());
+            }
+        }
+        Ok(forgotten.more)
+    }
+
     fn close(self: Box<Self>) {
         // The last connection to close removes the write-ahead log, and a read-only one cannot.
         self.readers.serving.close();
@@ -198,16 +215,8 @@ impl SqliteReader {
                 .prepare_cached("SELECT id, channel_id, lane, provider, token_count FROM messages WHERE id > ?1 ORDER BY id")?;
             let mut rows = newer.query([rowid(*through)])?;
             while let Some(row) = rows.next()? {
-                let channel = text(row, 1)?.unwrap_or_default();
-                let (lane, provider) = (text(row, 2)?, text(row, 3)?);
-                let counted = Counted {
-                    id: id(row.get(0)?),
-                    channel: &channel,
-                    lane: lane.as_deref(),
-                    provider: provider.as_deref(),
-                    token_count: integer(row, 4)?,
-                };
-                totals.add(&counted);
+                let counted = counted(row)?;
+                totals.add(&counted.as_counted());
                 *through = counted.id;
             }
             Ok(())
@@ -406,6 +415,37 @@ fn integer(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<i64>> {
         ValueRef::Integer(number) => Some(number),
         ValueRef::Real(number) => Some(number as i64),
         _ => None,
+    })
+}
+
+/// What counts of a message, read from columns id, channel_id, lane, provider, token_count.
+pub(super) struct OwnedCount {
+    id: MessageId,
+    channel: String,
+    lane: Option<String>,
+    provider: Option<String>,
+    token_count: Option<i64>,
+}
+
+impl OwnedCount {
+    fn as_counted(&self) -> Counted<'_> {
+        Counted {
+            id: self.id,
+            channel: &self.channel,
+            lane: self.lane.as_deref(),
+            provider: self.provider.as_deref(),
+            token_count: self.token_count,
+        }
+    }
+}
+
+pub(super) fn counted(row: &Row<'_>) -> rusqlite::Result<OwnedCount> {
+    Ok(OwnedCount {
+        id: id(row.get(0)?),
+        channel: text(row, 1)?.unwrap_or_default(),
+        lane: text(row, 2)?,
+        provider: text(row, 3)?,
+        token_count: integer(row, 4)?,
     })
 }
 
