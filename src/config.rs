@@ -169,7 +169,8 @@ pub enum Sync {
 pub struct Limits {
     /// Connections open at once, of every kind; one more is answered 503.
     ///
-    /// Default 10,000; less where the descriptor limit allows less (a WebSocket takes two).
+    /// Default 10,000; less where the machine allows fewer descriptors (a WebSocket takes two)
+    /// or threads (a connection takes one). What decides is logged at the start.
     pub max_connections: usize,
 
     /// Longest request head (request line and headers); more is answered 431.

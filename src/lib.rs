@@ -81,7 +81,7 @@
 //!
 //! | what | bounded by |
 //! |---|---|
-//! | connections, their threads and descriptors | [`Limits::max_connections`] |
+//! | connections, their threads and descriptors | [`Limits::max_connections`], and what the machine allows |
 //! | a request head, a body, a frame | [`Limits::max_head_bytes`], [`Limits::max_body_bytes`] |
 //! | what a subscriber behind has in memory | one page: 64 KiB or one message |
 //! | reads for subscribers behind | two at a time, further ones wait for their turn |

@@ -1,9 +1,11 @@
 //! The whole server: wired together, started, shut down.
 
+mod capacity;
 mod connection;
 mod connections;
 mod feeds;
 mod listener;
+mod machine;
 mod relay;
 mod rest;
 mod socket;
@@ -13,7 +15,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::config::{Config, Database, Limits};
+use crate::config::{Config, Database};
 use crate::error::{Error, Result};
 use crate::frame::{CloseCode, StateFrame};
 use crate::journal::Journal;
@@ -21,23 +23,16 @@ use crate::manager::{ConnectionManager, Event, EventKind, OutboxLimits, Subscrip
 use crate::protocol::{Draft, Feed, MessageId, Published, State};
 use crate::store;
 use crate::watch::Watchers;
+use capacity::Capacity;
 use connection::Door;
 use connections::Connections;
 use listener::Listener;
+use machine::Machine;
 use relay::Relay;
 use rest::Rest;
 use socket::Sockets;
 
 pub use rest::{ROUTES, Route};
-
-/// Descriptors that are not connections: standard streams, database, listener, wake handles.
-const OWN_DESCRIPTORS: usize = 32;
-
-/// Descriptors of one WebSocket: its socket and its wake handle.
-const DESCRIPTORS_PER_CLIENT: usize = 2;
-
-/// The part of all descriptors that requests in hand may take, as a divisor.
-const REST_SHARE: usize = 4;
 
 /// A running server. Only [`Self::shutdown`] ends it; one that is dropped runs on.
 ///
@@ -83,7 +78,7 @@ impl Server {
             watches: _,
             watch_interval: _,
             watch_timeout: _,
-            limits,
+            limits: asked,
         } = &config;
         check(&config)?;
         // First of all, so that a second server on this port leaves the database alone.
@@ -96,6 +91,9 @@ impl Server {
         let stored = reader
             .states()
             .map_err(|error| unreadable(&config, error))?;
+        let capacity = Capacity::within(asked, &Machine::of_this_process());
+        capacity.log(asked);
+        let limits = &capacity.limits;
         let outbox = OutboxLimits {
             chunks: limits.max_outbox_chunks,
             bytes: limits.max_outbox_bytes,
@@ -113,8 +111,7 @@ impl Server {
             limits,
         );
         let rest = rest.inspect_err(|_| journal.stop())?;
-        let capacity = Capacity::of_this_process(limits);
-        let connections = Connections::new(capacity.connections);
+        let connections = Connections::new(limits.max_connections);
         let open_door = |relay| {
             let sockets = Sockets {
                 manager: Arc::clone(&manager),
@@ -129,7 +126,7 @@ impl Server {
             });
             Listener::start(socket, door, Arc::clone(&connections))
         };
-        let relay = Relay::new(rest.socket(), capacity.rest_requests);
+        let relay = Relay::new(rest.socket(), limits.max_rest_requests);
         let watch = |listener: Listener| match Watchers::start(&config, &manager, &journal) {
             Ok(watchers) => Ok((listener, watchers)),
             Err(error) => {
@@ -266,34 +263,6 @@ fn check(config: &Config) -> Result<()> {
     Ok(())
 }
 
-/// What the configuration asks for, as far as the machine's descriptors go.
-struct Capacity {
-    connections: usize,
-    rest_requests: usize,
-}
-
-impl Capacity {
-    fn of_this_process(limits: &Limits) -> Self {
-        let descriptors = raise_descriptor_limit();
-        let rest_requests = (descriptors / REST_SHARE / relay::DESCRIPTORS_PER_CONNECTION)
-            .clamp(1, limits.max_rest_requests.max(1));
-        let relayed = rest_requests + relay::READ_CONNECTIONS.min(rest_requests);
-        let own = OWN_DESCRIPTORS + relay::DESCRIPTORS_PER_CONNECTION * relayed;
-        let connections = (descriptors.saturating_sub(own) / DESCRIPTORS_PER_CLIENT)
-            .clamp(1, limits.max_connections.max(1));
-        if connections < limits.max_connections {
-            log::info!(
-                "{connections} connections at most, not {}: the process may have {descriptors} descriptors (see ulimit -n)",
-                limits.max_connections
-            );
-        }
-        Self {
-            connections,
-            rest_requests,
-        }
-    }
-}
-
 /// A store that cannot be read at the start, by the name of its file.
 fn unreadable(config: &Config, error: Error) -> Error {
     match &config.database {
@@ -303,22 +272,4 @@ fn unreadable(config: &Config, error: Error) -> Error {
         },
         Database::Memory => error,
     }
-}
-
-/// Asks for as many descriptors as the process may have, and returns how many that are.
-fn raise_descriptor_limit() -> usize {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: limit.maximum,
-        maximum: limit.maximum,
-    };
-    let current = if setrlimit(Resource::Nofile, raised).is_ok() {
-        limit.maximum
-    } else {
-        limit.current
-    };
-    current
-        .and_then(|limit| usize::try_from(limit).ok())
-        .unwrap_or(usize::MAX)
 }
