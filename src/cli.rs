@@ -133,6 +133,14 @@ struct LimitFlags {
     #[arg(long, env = "THREADCAST_MAX_CONNECTIONS", value_name = "N", default_value = "10000", value_parser = count)]
     max_connections: usize,
 
+    /// Connections open at once from one address, loopback excepted; one more is answered 429
+    #[arg(long, env = "THREADCAST_MAX_CONNECTIONS_PER_ADDRESS", value_name = "N", default_value = "256", value_parser = count)]
+    max_connections_per_address: usize,
+
+    /// Subscribers of one channel or feed; one more is answered 503
+    #[arg(long, env = "THREADCAST_MAX_SUBSCRIBERS", value_name = "N", default_value = "10000", value_parser = count)]
+    max_subscribers: usize,
+
     /// Longest request head (431)
     #[arg(long, env = "THREADCAST_MAX_HEAD_BYTES", value_name = "SIZE", default_value = "16KiB", value_parser = size)]
     max_head_bytes: usize,
@@ -249,6 +257,8 @@ impl LimitFlags {
     fn limits(self) -> Limits {
         let mut limits = Limits::default();
         limits.max_connections = self.max_connections;
+        limits.max_connections_per_address = self.max_connections_per_address;
+        limits.max_subscribers = self.max_subscribers;
         limits.max_head_bytes = self.max_head_bytes;
         limits.max_body_bytes = self.max_body_bytes;
         limits.head_timeout = self.head_timeout;

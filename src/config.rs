@@ -173,6 +173,18 @@ pub struct Limits {
     /// or threads (a connection takes one). What decides is logged at the start.
     pub max_connections: usize,
 
+    /// Connections open at once from one address; one more is answered 429. IPv6 addresses of
+    /// one /64 count as one; those of this machine itself (loopback) are not counted.
+    ///
+    /// Default 256. Raise it when a proxy on another machine brings everybody.
+    pub max_connections_per_address: usize,
+
+    /// Subscribers of one channel or feed; one more is answered 503 before its upgrade. All
+    /// subscribers together are bounded by [`Self::max_connections`].
+    ///
+    /// Default 10,000.
+    pub max_subscribers: usize,
+
     /// Longest request head (request line and headers); more is answered 431.
     ///
     /// Default 16 KiB.
@@ -274,6 +286,8 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             max_connections: 10_000,
+            max_connections_per_address: 256,
+            max_subscribers: 10_000,
             max_head_bytes: 16 << 10,
             max_body_bytes: 256 << 10,
             head_timeout: Duration::from_secs(10),

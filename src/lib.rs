@@ -11,7 +11,7 @@
 //!
 //! | name | how many | what it does |
 //! |---|---|---|
-//! | `listener` | 1 | accepts on the one public port, enforces the connection limit, spawns `conn-N` |
+//! | `listener` | 1 | accepts on the one public port, enforces the connection limits, spawns `conn-N` |
 //! | `conn-N` | 1 per connection | reads whole requests; relays them to `rest`, or becomes the WebSocket session |
 //! | `rest` | 1 | tiny_http's request loop: routes and handlers; waits neither for a client nor for the disk |
 //! | `query-N` | 2 | read history from the store for `rest` |
@@ -60,7 +60,7 @@
 //! | 3 | `server::rest` (the only room that knows tiny_http), `server::relay`, `server::socket`, `watch` |
 //! | 2 | [`journal`] (with the `broadcast` and `feeds` threads) |
 //! | 1 | [`manager`], [`store`] |
-//! | 0 | [`config`], [`error`], [`protocol`], [`frame`], [`history`], [`http`] |
+//! | 0 | [`config`], [`error`], [`protocol`], [`frame`], [`history`], [`http`], [`usage`] |
 //!
 //! # Invariants
 //!
@@ -79,9 +79,13 @@
 //!
 //! # Bounds
 //!
+//! `GET /api/health` shows those that refuse a client, with how often they did ([`usage`]).
+//!
 //! | what | bounded by |
 //! |---|---|
 //! | connections, their threads and descriptors | [`Limits::max_connections`], and what the machine allows |
+//! | connections from one address, and the map that counts them | [`Limits::max_connections_per_address`]; the open connections |
+//! | subscribers of one channel or feed | [`Limits::max_subscribers`] |
 //! | a request head, a body, a frame | [`Limits::max_head_bytes`], [`Limits::max_body_bytes`] |
 //! | what a subscriber behind has in memory | one page: 64 KiB or one message |
 //! | reads for subscribers behind | two at a time, further ones wait for their turn |
@@ -110,6 +114,7 @@ pub mod manager;
 pub mod protocol;
 pub mod server;
 pub mod store;
+pub mod usage;
 mod watch;
 
 pub use config::{Config, Database, Limits, Sync};

@@ -14,6 +14,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("frame", 0),
     ("history", 0),
     ("http", 0),
+    ("usage", 0),
     ("manager", 1),
     ("store", 1),
     ("journal", 2),

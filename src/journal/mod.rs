@@ -25,6 +25,7 @@ use crate::history::History;
 use crate::manager::ConnectionManager;
 use crate::protocol::{Channel, Draft, Feed, MessageId, Published, State, WORKFLOW_HISTORY};
 use crate::store::{self, Writer};
+use crate::usage::Usage;
 use broadcast::Broadcast;
 use states::{Feeds, StateOrder};
 
@@ -82,6 +83,7 @@ impl Journal {
         head: MessageId,
         history: Option<History>,
         manager: Arc<ConnectionManager>,
+        usage: Arc<Usage>,
         config: &Config,
     ) -> io::Result<Self> {
         let limits = &config.limits;
@@ -90,7 +92,8 @@ impl Journal {
         let (broadcast, broadcast_thread) =
             Broadcast::start(Arc::clone(&manager), head, limits.max_fanout_bytes)?;
         let head = Arc::new(AtomicU64::new(head.0));
-        let (feeds, feeds_thread) = Feeds::start(Arc::clone(&manager), history, limits.max_feeds)?;
+        let (feeds, feeds_thread) =
+            Feeds::start(Arc::clone(&manager), history, limits.max_feeds, usage)?;
         let mut sequencer = Sequencer {
             orders: received,
             queued_bytes: Arc::clone(&queued_bytes),
@@ -129,7 +132,13 @@ impl Journal {
 
     /// Whether less waits than may. Publishers that find no room answer 503 or read no further.
     pub fn has_room(&self) -> bool {
-        self.queued_bytes.load(Ordering::Relaxed) < self.max_queued_bytes
+        self.queued_bytes() < self.max_queued_bytes
+    }
+
+    /// How many bytes of drafts and states wait to be committed, those of the commit at hand
+    /// included.
+    pub fn queued_bytes(&self) -> usize {
+        self.queued_bytes.load(Ordering::Relaxed)
     }
 
     /// Queues drafts to be committed together; `done` hears the outcome. Never blocks.

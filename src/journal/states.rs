@@ -17,6 +17,7 @@ use crate::history::{History, Transition, transitions};
 use crate::manager::ConnectionManager;
 use crate::protocol::{Feed, Published, Rev, State, WORKFLOW_HISTORY, WORKFLOWS};
 use crate::store::StoredState;
+use crate::usage::Usage;
 
 /// Called at the commit, on the journal's thread: it must not block.
 pub type StateDone = Box<dyn FnOnce(Result<Published>) + Send>;
@@ -37,6 +38,7 @@ pub(super) struct Feeds {
     /// The history that is derived from workflows; `None` when somebody else publishes it.
     history: Option<History>,
     max_feeds: usize,
+    usage: Arc<Usage>,
     /// Bounded by the feeds: each waits there once at most.
     fan_outs: Sender<Feed>,
 }
@@ -90,6 +92,7 @@ impl Feeds {
         manager: Arc<ConnectionManager>,
         history: Option<History>,
         max_feeds: usize,
+        usage: Arc<Usage>,
     ) -> io::Result<(Self, JoinHandle<()>)> {
         let (fan_outs, feeds) = unbounded();
         let there = Arc::clone(&manager);
@@ -100,6 +103,7 @@ impl Feeds {
             manager,
             history,
             max_feeds,
+            usage,
             fan_outs,
         };
         Ok((feeds, thread))
@@ -209,7 +213,10 @@ impl Feeds {
                 subscribers: self.manager.feed_subscribers(&order.feed),
             };
             let answer = match (outcome, failure) {
-                (Outcome::Refused(error), _) => Err(error),
+                (Outcome::Refused(error), _) => {
+                    self.usage.refused.feeds.add();
+                    Err(error)
+                }
                 (_, Some(error)) => Err(error.as_store()),
                 (Outcome::Same(rev), None) => Ok(published(false, rev)),
                 (Outcome::Changed(rev), None) => Ok(published(true, rev)),

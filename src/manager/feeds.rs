@@ -173,8 +173,7 @@ impl ConnectionManager {
 
     /// How many clients a feed has.
     pub fn feed_subscribers(&self, feed: &Feed) -> usize {
-        let inner = self.lock();
-        inner.feeds.get(feed).map_or(0, |entry| entry.clients.len())
+        self.lock().feed_subscribers(feed)
     }
 
     /// How many feeds beside those that are built in have a state that somebody published.
@@ -272,6 +271,10 @@ impl ConnectionManager {
 }
 
 impl Inner {
+    pub(super) fn feed_subscribers(&self, feed: &Feed) -> usize {
+        self.feeds.get(feed).map_or(0, |entry| entry.clients.len())
+    }
+
     /// The feed's entry, made if it isn't there.
     pub(super) fn feed(&mut self, feed: &Feed) -> &mut FeedEntry {
         self.feeds

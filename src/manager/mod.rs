@@ -101,6 +101,21 @@ struct Inner {
     finishing: Option<(CloseCode, String)>,
 }
 
+/// Why a client was not registered.
+#[derive(Debug)]
+pub(crate) enum Unregistered {
+    /// Its channel or feed has as many as it may have.
+    Full { topic: Topic, max: usize },
+    /// The system refused what a client needs.
+    System(io::Error),
+}
+
+impl From<io::Error> for Unregistered {
+    fn from(error: io::Error) -> Self {
+        Self::System(error)
+    }
+}
+
 /// A channel that has subscribers.
 #[derive(Debug, Default)]
 struct ChannelEntry {
@@ -135,11 +150,15 @@ impl ConnectionManager {
         stream: Arc<TcpStream>,
         first: Chunk,
     ) -> io::Result<Arc<Client>> {
-        self.register(topic.into(), peer, stream, first, None)
+        match self.register(topic.into(), peer, stream, first, None, usize::MAX) {
+            Ok(client) => Ok(client),
+            Err(Unregistered::System(error)) => Err(error),
+            Err(Unregistered::Full { .. }) => unreachable!("no list has so many clients"),
+        }
     }
 
-    /// [`Self::connect`]; with a cursor the client is behind from the start, and its own thread
-    /// brings it what came after that.
+    /// [`Self::connect`], if the topic has fewer than `max` clients; with a cursor the client is
+    /// behind from the start, and its own thread brings it what came after that.
     pub(crate) fn register(
         &self,
         topic: Topic,
@@ -147,7 +166,8 @@ impl ConnectionManager {
         stream: Arc<TcpStream>,
         first: Chunk,
         cursor: Option<MessageId>,
-    ) -> io::Result<Arc<Client>> {
+        max: usize,
+    ) -> Result<Arc<Client>, Unregistered> {
         let id = {
             let mut inner = self.lock();
             inner.last_id += 1;
@@ -158,6 +178,10 @@ impl ConnectionManager {
         let client = Arc::new(client);
         let (subscribers, connections, finishing) = {
             let mut inner = self.lock();
+            // In one step with the registration, so that no race goes above the limit.
+            if inner.subscribers(&topic) >= max {
+                return Err(Unregistered::Full { topic, max });
+            }
             inner.connections += 1;
             let subscribers = match &topic {
                 Topic::Channel(channel) => {
@@ -334,10 +358,7 @@ impl ConnectionManager {
 
     /// How many clients a channel has.
     pub fn subscribers(&self, channel: &Channel) -> usize {
-        self.lock()
-            .channels
-            .get(channel)
-            .map_or(0, |entry| entry.clients.len())
+        self.lock().channel_subscribers(channel)
     }
 
     /// How many clients each channel has, channels without any left out.
@@ -382,6 +403,18 @@ impl ConnectionManager {
 }
 
 impl Inner {
+    fn subscribers(&self, topic: &Topic) -> usize {
+        match topic {
+            Topic::Channel(channel) => self.channel_subscribers(channel),
+            Topic::Feed(feed) => self.feed_subscribers(feed),
+        }
+    }
+
+    fn channel_subscribers(&self, channel: &Channel) -> usize {
+        let entry = self.channels.get(channel);
+        entry.map_or(0, |entry| entry.clients.len())
+    }
+
     /// Takes a client off its list; returns how many are left there and in all.
     fn remove(&mut self, client: &Client) -> Option<(usize, usize)> {
         let clients = match &client.topic {

@@ -12,6 +12,7 @@ use super::socket::{Sockets, wanted_topic};
 use crate::config::Limits;
 use crate::http::{Framing, Head, Incoming, Problem, Received, Reply, linger};
 use crate::protocol::Topic;
+use crate::usage::Usage;
 
 /// How long a refused client may go on sending before its connection is cut.
 const LINGER: Duration = Duration::from_secs(1);
@@ -19,6 +20,7 @@ const LINGER: Duration = Duration::from_secs(1);
 /// What every connection works with.
 pub(super) struct Door {
     pub(super) limits: Limits,
+    pub(super) usage: Arc<Usage>,
     pub(super) relay: Relay,
     pub(super) sockets: Sockets,
 }
@@ -143,6 +145,9 @@ impl Connection<'_> {
     }
 
     fn refuse(&self, problem: Problem) -> Ended {
+        if problem.status == 413 {
+            self.door.usage.refused.message_bytes.add();
+        }
         refuse(self.stream, self.peer, problem)
     }
 

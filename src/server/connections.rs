@@ -1,24 +1,36 @@
-//! Every accepted connection, from accept to end: the limit, and what a shutdown waits for.
+//! Every accepted connection, from accept to end: the limits, and what a shutdown waits for.
 
 use std::collections::HashMap;
-use std::net::{Shutdown, TcpStream};
+use std::collections::hash_map::Entry;
+use std::net::{IpAddr, Ipv6Addr, Shutdown, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-/// The open connections. Bounded by its limit.
+use crate::config::Limits;
+use crate::http::Problem;
+use crate::usage::Usage;
+
+/// What a refused client should wait before it comes again, in seconds.
+const RETRY_AFTER: u32 = 1;
+
+/// The open connections. Bounded by its limits.
 #[derive(Debug)]
 pub(super) struct Connections {
     inner: Mutex<Inner>,
     fewer: Condvar,
     stopping: AtomicBool,
-    limit: usize,
+    max: usize,
+    max_per_address: usize,
+    usage: Arc<Usage>,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
     open: usize,
     last_id: u64,
+    /// Connections by address; an address goes with its last one.
+    by_address: HashMap<IpAddr, usize>,
     /// Those that speak HTTP and no other protocol yet.
     http: HashMap<u64, Arc<Ticket>>,
 }
@@ -32,22 +44,45 @@ struct Ticket {
 }
 
 impl Connections {
-    pub(super) fn new(limit: usize) -> Arc<Self> {
+    pub(super) fn new(limits: &Limits, usage: Arc<Usage>) -> Arc<Self> {
         Arc::new(Self {
             inner: Mutex::default(),
             fewer: Condvar::new(),
             stopping: AtomicBool::new(false),
-            limit,
+            max: limits.max_connections.max(1),
+            max_per_address: limits.max_connections_per_address.max(1),
+            usage,
         })
     }
 
-    /// Takes a place for a connection; `None` at the limit.
-    pub(super) fn admit(self: &Arc<Self>, stream: &Arc<TcpStream>) -> Option<Admitted> {
+    /// Takes a place for a connection from this address.
+    ///
+    /// # Errors
+    /// 429 when its address has as many as one may have, 503 when that many are open in all.
+    pub(super) fn admit(
+        self: &Arc<Self>,
+        stream: &Arc<TcpStream>,
+        peer: IpAddr,
+    ) -> Result<Admitted, Problem> {
+        let address = counted_as(peer);
         let mut inner = self.lock();
-        if inner.open >= self.limit {
-            return None;
+        let of_address = address.and_then(|address| inner.by_address.get(&address));
+        if of_address.is_some_and(|open| *open >= self.max_per_address) {
+            drop(inner);
+            return Err(self.too_many_of_one_address());
+        }
+        if inner.open >= self.max {
+            drop(inner);
+            return Err(self.no_place(&format!(
+                "{} connections are open, which is the limit",
+                self.max
+            )));
+        }
+        if let Some(address) = address {
+            *inner.by_address.entry(address).or_default() += 1;
         }
         inner.open += 1;
+        self.usage.connections.store(inner.open, Ordering::Relaxed);
         inner.last_id += 1;
         let id = inner.last_id;
         let ticket = Arc::new(Ticket {
@@ -55,16 +90,27 @@ impl Connections {
             busy: AtomicBool::new(false),
         });
         inner.http.insert(id, Arc::clone(&ticket));
-        Some(Admitted {
+        Ok(Admitted {
             connections: Arc::clone(self),
             id,
+            address,
             ticket,
         })
     }
 
-    /// The most connections that may be open.
-    pub(super) fn limit(&self) -> usize {
-        self.limit
+    /// 503 for a connection that cannot be served now; counted.
+    pub(super) fn no_place(&self, why: &str) -> Problem {
+        self.usage.refused.connections.add();
+        Problem::unavailable(why, RETRY_AFTER)
+    }
+
+    fn too_many_of_one_address(&self) -> Problem {
+        self.usage.refused.per_address.add();
+        let detail = format!(
+            "{} connections from your address are open, which is the limit (--max-connections-per-address)",
+            self.max_per_address
+        );
+        Problem::new(429, detail).with_header("Retry-After", RETRY_AFTER.to_string())
     }
 
     /// Ends idle HTTP connections now and busy ones after their answer.
@@ -124,6 +170,8 @@ impl Connections {
 pub(super) struct Admitted {
     connections: Arc<Connections>,
     id: u64,
+    /// What it is counted under.
+    address: Option<IpAddr>,
     ticket: Arc<Ticket>,
 }
 
@@ -161,7 +209,36 @@ impl Drop for Admitted {
         let mut inner = self.connections.lock();
         inner.http.remove(&self.id);
         inner.open -= 1;
+        let open = &self.connections.usage.connections;
+        open.store(inner.open, Ordering::Relaxed);
+        if let Some(address) = self.address
+            && let Entry::Occupied(mut entry) = inner.by_address.entry(address)
+        {
+            *entry.get_mut() -= 1;
+            if *entry.get() == 0 {
+                entry.remove();
+            }
+        }
         drop(inner);
         self.connections.fewer.notify_all();
     }
 }
+
+/// Whose connections are counted together; `None` for this machine itself, where a proxy or a
+/// load generator may speak for many.
+///
+/// A host has a whole /64 of IPv6 addresses (RFC 4291, section 2.5.4), so they count as one.
+fn counted_as(peer: IpAddr) -> Option<IpAddr> {
+    match peer.to_canonical() {
+        address if address.is_loopback() => None,
+        IpAddr::V4(address) => Some(address.into()),
+        IpAddr::V6(address) => {
+            let network = address.to_bits() >> 64 << 64;
+            Some(Ipv6Addr::from_bits(network).into())
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "connections_tests.rs"]
+mod tests;

@@ -1,4 +1,4 @@
-//! The public port: accepts, enforces the limit, gives every connection its thread.
+//! The public port: accepts, enforces the limits, gives every connection its thread.
 //!
 //! It never dies. When the machine refuses a descriptor or a thread, it says so once, waits
 //! a moment and goes on.
@@ -111,13 +111,12 @@ impl Accepting {
             return self.trouble("set up a connection", &error);
         }
         let stream = Arc::new(stream);
-        let Some(admitted) = self.connections.admit(&stream) else {
-            let limit = self.connections.limit();
-            log::debug!("refused {peer}: {limit} connections are open");
-            return self.refuse(
-                &stream,
-                &format!("{limit} connections are open, which is the limit"),
-            );
+        let admitted = match self.connections.admit(&stream, peer.ip()) {
+            Ok(admitted) => admitted,
+            Err(problem) => {
+                log::debug!("refused {peer}: {problem}");
+                return self.refuse(&stream, problem);
+            }
         };
         // The thread takes its connection out of here; if there is none, it can be answered.
         let handover = Arc::new(Mutex::new(Some((Arc::clone(&stream), admitted))));
@@ -140,10 +139,8 @@ impl Accepting {
             Ok(_) => {}
             Err(error) => {
                 drop(take_out(&handover));
-                self.refuse(
-                    &stream,
-                    "the machine has no thread left for this connection",
-                );
+                let why = "the machine has no thread left for this connection";
+                self.refuse(&stream, self.connections.no_place(why));
                 self.trouble("start a thread for a connection", &error);
             }
         }
@@ -159,10 +156,10 @@ impl Accepting {
         self.wait(Some(RETRY_INTERVAL));
     }
 
-    /// Answers 503 without a thread. The answer fits into the socket's empty buffer, so this
+    /// Answers without a thread. The answer fits into the socket's empty buffer, so this
     /// does not block.
-    fn refuse(&mut self, stream: &Arc<TcpStream>, why: &str) {
-        let answer = Reply::from(Problem::unavailable(why, 1)).into_last_bytes();
+    fn refuse(&mut self, stream: &Arc<TcpStream>, problem: Problem) {
+        let answer = Reply::from(problem).into_last_bytes();
         let mut socket = &**stream;
         let written = socket
             .set_nonblocking(true)

@@ -22,6 +22,7 @@ use crate::journal::Journal;
 use crate::manager::{ConnectionManager, Event, EventKind, OutboxLimits, Subscription};
 use crate::protocol::{Draft, Feed, MessageId, Published, State};
 use crate::store;
+use crate::usage::Usage;
 use crate::watch::Watchers;
 use capacity::Capacity;
 use connection::Door;
@@ -94,6 +95,7 @@ impl Server {
         let capacity = Capacity::within(asked, &Machine::of_this_process());
         capacity.log(asked);
         let limits = &capacity.limits;
+        let usage = Arc::new(Usage::default());
         let outbox = OutboxLimits {
             chunks: limits.max_outbox_chunks,
             bytes: limits.max_outbox_bytes,
@@ -101,26 +103,35 @@ impl Server {
         };
         let manager = Arc::new(ConnectionManager::new(outbox));
         let history = feeds::restore(&manager, stored, &config.watches, writer.as_mut());
-        let journal = Journal::start(writer, head, history, Arc::clone(&manager), &config)
-            .map_err(Error::system("start a thread"))?;
-        let journal = Arc::new(journal);
+        let journal = Journal::start(
+            writer,
+            head,
+            history,
+            Arc::clone(&manager),
+            Arc::clone(&usage),
+            &config,
+        );
+        let journal = Arc::new(journal.map_err(Error::system("start a thread"))?);
         let rest = Rest::start(
             Arc::clone(&journal),
             Arc::clone(&manager),
             Arc::clone(&reader),
+            Arc::clone(&usage),
             limits,
         );
         let rest = rest.inspect_err(|_| journal.stop())?;
-        let connections = Connections::new(limits.max_connections);
+        let connections = Connections::new(limits, Arc::clone(&usage));
         let open_door = |relay| {
             let sockets = Sockets {
                 manager: Arc::clone(&manager),
                 journal: Arc::clone(&journal),
                 reader: Arc::clone(&reader),
+                usage: Arc::clone(&usage),
                 limits: limits.clone(),
             };
             let door = Arc::new(Door {
                 limits: limits.clone(),
+                usage: Arc::clone(&usage),
                 relay,
                 sockets,
             });

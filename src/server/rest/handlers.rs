@@ -71,10 +71,8 @@ pub(super) fn post_message(api: &Arc<Api>, mut call: Call) {
 }
 
 fn submit(api: &Api, call: Call, draft: Draft) {
-    if !api.journal.has_room() {
-        return call.reply(
-            Problem::unavailable("too many messages wait to be stored", RETRY_AFTER).into(),
-        );
+    if let Err(problem) = api.check_room() {
+        return call.reply(problem.into());
     }
     let answer = move |outcome: Result<&[Committed], &Error>| match outcome {
         Ok(committed) => call.reply(stored(&committed[0])),
@@ -94,7 +92,7 @@ fn stored(committed: &Committed) -> Reply {
 pub(super) fn get_messages(api: &Arc<Api>, call: Call) {
     let page = match call
         .query()
-        .and_then(|query| page(&query, api.max_page_bytes))
+        .and_then(|query| page(&query, api.limits.max_page_bytes))
     {
         Ok(page) => page,
         Err(problem) => return call.reply(problem.into()),
@@ -166,27 +164,6 @@ pub(super) fn get_summary(api: &Arc<Api>, call: Call) {
     answer_from_store(api, call, |api| {
         Ok(json_body(&json!({"summary": api.reader.summary()?})))
     });
-}
-
-/// Answers from memory, however busy the store is.
-pub(super) fn get_health(api: &Arc<Api>, call: Call) {
-    let health = Health {
-        status: "ok",
-        version: env!("CARGO_PKG_VERSION"),
-        uptime_seconds: api.started.elapsed().as_secs(),
-        connections: api.manager.active_connections(),
-        head: api.journal.head(),
-    };
-    call.reply(Reply::json(json_body(&health)));
-}
-
-#[derive(Serialize)]
-struct Health {
-    status: &'static str,
-    version: &'static str,
-    uptime_seconds: u64,
-    connections: usize,
-    head: MessageId,
 }
 
 /// A WebSocket path that came without an upgrade (RFC 9110, section 15.5.22).

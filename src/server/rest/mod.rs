@@ -8,6 +8,7 @@
 mod call;
 mod directory;
 mod handlers;
+mod health;
 mod routes;
 mod states;
 
@@ -26,6 +27,7 @@ use crate::http::Problem;
 use crate::journal::Journal;
 use crate::manager::ConnectionManager;
 use crate::store::Reader;
+use crate::usage::Usage;
 use call::Call;
 use directory::PrivateDirectory;
 pub(super) use routes::route_table;
@@ -39,12 +41,29 @@ pub(super) struct Api {
     pub(super) journal: Arc<Journal>,
     pub(super) manager: Arc<ConnectionManager>,
     pub(super) reader: Arc<dyn Reader>,
-    pub(super) max_page_bytes: usize,
+    pub(super) usage: Arc<Usage>,
+    pub(super) limits: Limits,
     pub(super) started: Instant,
     queries: Sender<Box<dyn FnOnce() + Send>>,
 }
 
 impl Api {
+    /// Whether a publisher may hand something to the journal.
+    ///
+    /// # Errors
+    /// 503 when too much waits to be stored; counted.
+    pub(super) fn check_room(&self) -> Result<(), Problem> {
+        if self.journal.has_room() {
+            return Ok(());
+        }
+        self.usage.refused.queued_bytes.add();
+        let detail = format!(
+            "{} bytes wait to be stored, which is the limit (--max-queued-bytes)",
+            self.limits.max_queued_bytes
+        );
+        Err(Problem::unavailable(detail, handlers::RETRY_AFTER))
+    }
+
     /// Runs work that reads the store on a `query` thread. Never blocks.
     pub(super) fn query(&self, work: impl FnOnce() + Send + 'static) {
         // Bounded by the requests in hand, one per connection to the relay.
@@ -68,6 +87,7 @@ impl Rest {
         journal: Arc<Journal>,
         manager: Arc<ConnectionManager>,
         reader: Arc<dyn Reader>,
+        usage: Arc<Usage>,
         limits: &Limits,
     ) -> Result<Self> {
         let directory = PrivateDirectory::new().map_err(Error::system(
@@ -84,7 +104,8 @@ impl Rest {
             journal,
             manager,
             reader,
-            max_page_bytes: limits.max_page_bytes,
+            usage,
+            limits: limits.clone(),
             started: Instant::now(),
             queries,
         });

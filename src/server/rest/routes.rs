@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::handlers::json_body;
-use super::{Api, Call, handlers, states};
+use super::{Api, Call, handlers, health, states};
 use crate::protocol::State;
 
 /// A method on a path.
@@ -79,9 +79,9 @@ pub const ROUTES: &[Route] = &[
         path: "/api/health",
         name: "get_health",
         summary: "Tell that the server is up, and its newest id",
-        description: "Status, version, uptime, connections and newest id, from memory.",
+        description: "Status, version, uptime, subscribers connected, newest id, and every limit with what is used of it and how often it refused something; from memory.",
         tags: &["server"],
-        handler: handlers::get_health,
+        handler: health::get_health,
     },
     Route {
         method: "GET",

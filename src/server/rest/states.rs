@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::handlers::{RETRY_AFTER, json_body};
+use super::handlers::json_body;
 use super::{Api, Call};
 use crate::error::{Error, Result};
 use crate::frame::StateFrame;
@@ -34,8 +34,7 @@ fn publish(api: &Api, mut call: Call) {
         Ok(asked) => asked,
         Err(problem) => return call.reply(problem.into()),
     };
-    if !api.journal.has_room() {
-        let problem = Problem::unavailable("too much waits to be stored", RETRY_AFTER);
+    if let Err(problem) = api.check_room() {
         return call.reply(problem.into());
     }
     let answer = move |outcome: Result<Published>| match outcome {

@@ -10,7 +10,6 @@ mod handshake;
 mod heartbeat;
 mod publishing;
 
-use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,9 +20,10 @@ use crate::config::Limits;
 use crate::frame::{Chunk, CloseCode};
 use crate::http::{Head, Problem, linger};
 use crate::journal::Journal;
-use crate::manager::{Client, ConnectionManager, End};
+use crate::manager::{Client, ConnectionManager, End, Unregistered};
 use crate::protocol::{ClientFrame, FrameError, MessageId, ServerFrame, Topic};
 use crate::store::Reader;
+use crate::usage::Usage;
 use catch_up::CatchUp;
 use decoder::{Decoder, Heard};
 use heartbeat::{Beat, Heartbeat};
@@ -61,6 +61,8 @@ pub(super) struct Sockets {
     pub(super) journal: Arc<Journal>,
     /// Where they find what they have missed.
     pub(super) reader: Arc<dyn Reader>,
+    /// Where refusals are counted.
+    pub(super) usage: Arc<Usage>,
     /// What each may use.
     pub(super) limits: Limits,
 }
@@ -83,12 +85,6 @@ impl Sockets {
         let (cursor, catch_up) = self.begin(&topic, &head)?;
         // Sessions last: what belongs to the request is let go of first.
         drop(head);
-        let unavailable = |error: io::Error| {
-            Problem::unavailable(
-                format!("the server lacks a descriptor for this connection: {error}"),
-                1,
-            )
-        };
         if let Topic::Feed(_) = topic {
             // Without it everything works, with older states on their way.
             let _ = set_socket_send_buffer_size(stream, FEED_SEND_BUFFER);
@@ -96,10 +92,17 @@ impl Sockets {
         // Registered before the 101 goes out: whoever has seen it hears the next message.
         let client = self
             .manager
-            .register(topic, peer, Arc::clone(stream), accepted, cursor)
-            .map_err(|error| {
+            .register(
+                topic,
+                peer,
+                Arc::clone(stream),
+                accepted,
+                cursor,
+                self.limits.max_subscribers.max(1),
+            )
+            .map_err(|refused| {
                 let _ = stream.set_nonblocking(false);
-                unavailable(error)
+                self.unregistered(&refused)
             })?;
         let registered = Registered {
             manager: &self.manager,
@@ -117,6 +120,20 @@ impl Sockets {
             Ended::Stalled => drop(set_socket_linger(stream, Some(Duration::ZERO))),
         }
         Ok(())
+    }
+
+    /// 503. Whoever is refused hears of its own channel or feed only.
+    fn unregistered(&self, refused: &Unregistered) -> Problem {
+        let detail = match refused {
+            Unregistered::Full { topic, max } => {
+                self.usage.refused.subscribers.add();
+                format!("{topic} has {max} subscribers, which is the limit (--max-subscribers)")
+            }
+            Unregistered::System(error) => {
+                format!("the server lacks a descriptor for this connection: {error}")
+            }
+        };
+        Problem::unavailable(detail, 1)
     }
 
     /// Where the subscriber begins: a channel's may ask for what came before.
@@ -291,7 +308,12 @@ impl<'a> Session<'a> {
                 Heard::Ping(payload) => self.client.reply(Chunk::pong(&payload)),
                 Heard::Pong => {}
                 Heard::Close(answer) => self.leave(|client| client.finish_with(answer)),
-                Heard::Violation(code, reason) => self.leave(|client| client.finish(code, &reason)),
+                Heard::Violation(code, reason) => {
+                    if code == CloseCode::TooLarge {
+                        self.sockets.usage.refused.message_bytes.add();
+                    }
+                    self.leave(|client| client.finish(code, &reason));
+                }
                 Heard::Gone => {
                     here = false;
                     break;
@@ -314,6 +336,7 @@ impl<'a> Session<'a> {
         let limit = self.sockets.limits.max_body_bytes;
         let frame = ClientFrame::parse(text, &self.client.topic);
         let frame = if text.len() > limit {
+            self.sockets.usage.refused.message_bytes.add();
             Err(too_large(text.len(), limit, frame))
         } else {
             frame

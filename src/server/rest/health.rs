@@ -1,0 +1,90 @@
+//! How the server is: from memory, however busy the store is.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use serde::Serialize;
+
+use super::handlers::json_body;
+use super::{Api, Call};
+use crate::http::Reply;
+use crate::protocol::MessageId;
+use crate::usage::Count;
+
+pub(super) fn get_health(api: &Arc<Api>, call: Call) {
+    let health = Health {
+        status: "ok",
+        version: env!("CARGO_PKG_VERSION"),
+        uptime_seconds: api.started.elapsed().as_secs(),
+        connections: api.manager.active_connections(),
+        head: api.journal.head(),
+        limits: LimitReport::of(api),
+    };
+    call.reply(Reply::json(json_body(&health)));
+}
+
+#[derive(Serialize)]
+struct Health {
+    status: &'static str,
+    version: &'static str,
+    uptime_seconds: u64,
+    connections: usize,
+    head: MessageId,
+    limits: LimitReport,
+}
+
+/// Every limit with a clear answer.
+#[derive(Serialize)]
+struct LimitReport {
+    connections: Limit,
+    per_address: Limit,
+    subscribers: Limit,
+    queued_bytes: Limit,
+    message_bytes: Limit,
+    feeds: Limit,
+}
+
+#[derive(Serialize)]
+struct Limit {
+    /// Left out where each address, channel or message has its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    used: Option<usize>,
+    max: usize,
+    /// Since the start.
+    refused: u64,
+}
+
+impl LimitReport {
+    fn of(api: &Api) -> Self {
+        let (limits, usage, refused) = (&api.limits, &api.usage, &api.usage.refused);
+        let limit = |used, max, refused: &Count| Limit {
+            used,
+            max,
+            refused: refused.total(),
+        };
+        Self {
+            connections: limit(
+                Some(usage.connections.load(Ordering::Relaxed)),
+                limits.max_connections,
+                &refused.connections,
+            ),
+            per_address: limit(
+                None,
+                limits.max_connections_per_address,
+                &refused.per_address,
+            ),
+            subscribers: limit(None, limits.max_subscribers, &refused.subscribers),
+            queued_bytes: limit(
+                Some(api.journal.queued_bytes()),
+                limits.max_queued_bytes,
+                &refused.queued_bytes,
+            ),
+            message_bytes: limit(None, limits.max_body_bytes, &refused.message_bytes),
+            feeds: limit(
+                Some(api.manager.published_feeds()),
+                limits.max_feeds,
+                &refused.feeds,
+            ),
+        }
+    }
+}
