@@ -5,23 +5,21 @@
 //! socket is full the client is *congested*: everybody else leaves the socket alone, and the
 //! client's own thread, which waits in `poll`, drains when it is writable again.
 
-use std::collections::VecDeque;
-use std::io::{self, IoSlice, Write};
+use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, TrySendError};
+use crossbeam_channel::{Sender, TrySendError};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::Wake;
 use super::feeds::Update;
+use super::newest::Newest;
+use super::writer::{MAX_SLICES, Writer};
 use crate::frame::{Chunk, CloseCode, StateFrame};
-use crate::protocol::{MessageId, Rev, Topic};
-
-/// Chunks gathered into one write.
-const MAX_SLICES: usize = 16;
+use crate::protocol::{MessageId, Topic};
 
 /// Bounds of one outbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,7 +76,7 @@ pub struct Client {
     /// The client is not fed: its own thread brings it what it has missed, from the store.
     behind: AtomicBool,
     /// A feed's subscriber has one place for states beside the outbox, whatever comes.
-    newest: Option<Mutex<Newest>>,
+    newest: Option<Newest>,
     /// The socket took no more; only the client's own thread may write until it does.
     congested: AtomicBool,
     /// The close frame; once it is set, nothing more goes into the outbox.
@@ -86,32 +84,11 @@ pub struct Client {
     writer: Mutex<Writer>,
 }
 
+/// A chunk in the outbox.
 #[derive(Debug)]
-struct Queued {
+pub(super) struct Queued {
     chunk: Chunk,
     reply: bool,
-}
-
-/// A feed's newest state, as far as this subscriber has not been sent it.
-#[derive(Debug, Default)]
-struct Newest {
-    /// Of what waits, or was sent last.
-    rev: Rev,
-    waiting: Option<Chunk>,
-}
-
-/// What only the holder of the lock may touch: the receiving end and the way to the socket.
-#[derive(Debug)]
-struct Writer {
-    outbox: Receiver<Queued>,
-    /// Taken from the outbox, not wholly written: of the first one `written` bytes are.
-    unsent: VecDeque<Chunk>,
-    written: usize,
-    /// The last word is among `unsent`, or written.
-    closing: bool,
-    /// When the socket refused a byte; `None` once it has taken one.
-    stalled_since: Option<Instant>,
-    end: Option<End>,
 }
 
 /// Why nothing is written any more.
@@ -139,7 +116,7 @@ impl Client {
         // The queue's slots are all made at once.
         let (slots, newest) = match topic {
             Topic::Channel(_) => (limits.chunks + limits.replies, None),
-            Topic::Feed(_) => (limits.replies.max(1), Some(Mutex::default())),
+            Topic::Feed(_) => (limits.replies.max(1), Some(Newest::default())),
         };
         let (sender, receiver) = crossbeam_channel::bounded(slots);
         Ok(Self {
@@ -158,17 +135,7 @@ impl Client {
             newest,
             congested: AtomicBool::new(false),
             last_word: OnceLock::new(),
-            writer: Mutex::new(Writer {
-                outbox: receiver,
-                unsent: Some(first)
-                    .filter(|first| !first.is_empty())
-                    .into_iter()
-                    .collect(),
-                written: 0,
-                closing: false,
-                stalled_since: None,
-                end: None,
-            }),
+            writer: Mutex::new(Writer::new(receiver, first)),
         })
     }
 
@@ -266,30 +233,17 @@ impl Client {
     /// them. What it has not taken of the states before is replaced: memory is one state.
     /// Never blocks; states that it has or had are left out.
     pub(super) fn offer_states(&self, update: &Update) {
-        let Some(newest) = &self.newest else { return };
+        if let Some(newest) = &self.newest
+            && newest.replace(update, || !self.is_finishing())
         {
-            let mut newest = newest.lock().unwrap_or_else(PoisonError::into_inner);
-            if self.is_finishing() || update.last.rev <= newest.rev {
-                return;
-            }
-            let is_next = newest.waiting.is_none() && newest.rev < update.first;
-            newest.waiting = Some(if is_next {
-                update.all.clone()
-            } else {
-                update.last.chunk().clone()
-            });
-            newest.rev = update.last.rev;
+            self.drain_if_free();
         }
-        self.drain_if_free();
     }
 
-    /// The state that it starts with; whoever drains it next sends that.
+    /// The state that a feed's subscriber starts with; whoever drains it next sends that.
     pub(super) fn start_with(&self, state: &StateFrame) {
         if let Some(newest) = &self.newest {
-            *newest.lock().unwrap_or_else(PoisonError::into_inner) = Newest {
-                rev: state.rev,
-                waiting: Some(state.chunk().clone()),
-            };
+            newest.start_with(state);
         }
     }
 
@@ -499,7 +453,7 @@ impl Client {
         // One state at a time: until it is written, newer ones replace each other in their place.
         if writer.unsent.is_empty()
             && !writer.closing
-            && let Some(states) = self.take_states()
+            && let Some(states) = self.newest.as_ref().and_then(Newest::take)
         {
             self.queued_bytes.fetch_add(states.len(), Ordering::Relaxed);
             writer.unsent.push_back(states);
@@ -515,45 +469,8 @@ impl Client {
         }
     }
 
-    fn take_states(&self) -> Option<Chunk> {
-        let newest = self.newest.as_ref()?;
-        let mut newest = newest.lock().unwrap_or_else(PoisonError::into_inner);
-        newest.waiting.take()
-    }
-
     fn state_waits(&self) -> bool {
-        self.newest.as_ref().is_some_and(|newest| {
-            let newest = newest.lock().unwrap_or_else(PoisonError::into_inner);
-            newest.waiting.is_some()
-        })
-    }
-}
-
-impl Writer {
-    /// One write of several chunks; returns how many bytes the socket took.
-    fn write(&mut self, mut stream: &TcpStream) -> io::Result<usize> {
-        let sent = if self.unsent.len() == 1 {
-            stream.write(&self.unsent[0].bytes()[self.written..])?
-        } else {
-            let mut slices = [IoSlice::new(&[]); MAX_SLICES + 1];
-            for (slice, chunk) in slices.iter_mut().zip(&self.unsent) {
-                *slice = IoSlice::new(chunk.bytes());
-            }
-            slices[0].advance(self.written);
-            stream.write_vectored(&slices[..self.unsent.len().min(MAX_SLICES + 1)])?
-        };
-        if sent == 0 {
-            return Err(io::ErrorKind::WriteZero.into());
-        }
-        self.stalled_since = None;
-        self.written += sent;
-        while let Some(first) = self.unsent.front()
-            && self.written >= first.len()
-        {
-            self.written -= first.len();
-            self.unsent.pop_front();
-        }
-        Ok(sent)
+        self.newest.as_ref().is_some_and(Newest::waits)
     }
 }
 

@@ -4,7 +4,7 @@ use std::io::Read;
 use std::net::TcpListener;
 
 use super::*;
-use crate::protocol::{Channel, Feed};
+use crate::protocol::{Channel, Feed, Rev};
 
 /// A channel's client and the other end of its socket.
 fn pair(limits: OutboxLimits) -> (Client, TcpStream) {

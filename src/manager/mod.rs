@@ -6,7 +6,9 @@
 mod client;
 mod events;
 mod feeds;
+mod newest;
 mod wake;
+mod writer;
 
 use std::collections::HashMap;
 use std::io;

@@ -1,0 +1,69 @@
+//! The way from a client's outbox to its socket, for whoever holds its lock.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice, Write};
+use std::net::TcpStream;
+use std::time::Instant;
+
+use crossbeam_channel::Receiver;
+
+use super::client::{End, Queued};
+use crate::frame::Chunk;
+
+/// Chunks gathered into one write.
+pub(super) const MAX_SLICES: usize = 16;
+
+/// The receiving end of the outbox, and what is on its way to the socket.
+#[derive(Debug)]
+pub(super) struct Writer {
+    pub(super) outbox: Receiver<Queued>,
+    /// Taken from the outbox, not wholly written: of the first one `written` bytes are.
+    pub(super) unsent: VecDeque<Chunk>,
+    written: usize,
+    /// The last word is among `unsent`, or written.
+    pub(super) closing: bool,
+    /// When the socket refused a byte; `None` once it has taken one.
+    pub(super) stalled_since: Option<Instant>,
+    pub(super) end: Option<End>,
+}
+
+impl Writer {
+    /// A writer that sends `first`, if there is any, before anything of the outbox.
+    pub(super) fn new(outbox: Receiver<Queued>, first: Chunk) -> Self {
+        let first = Some(first).filter(|first| !first.is_empty());
+        Self {
+            outbox,
+            unsent: first.into_iter().collect(),
+            written: 0,
+            closing: false,
+            stalled_since: None,
+            end: None,
+        }
+    }
+
+    /// One write of several chunks; returns how many bytes the socket took.
+    pub(super) fn write(&mut self, mut stream: &TcpStream) -> io::Result<usize> {
+        let sent = if self.unsent.len() == 1 {
+            stream.write(&self.unsent[0].bytes()[self.written..])?
+        } else {
+            let mut slices = [IoSlice::new(&[]); MAX_SLICES + 1];
+            for (slice, chunk) in slices.iter_mut().zip(&self.unsent) {
+                *slice = IoSlice::new(chunk.bytes());
+            }
+            slices[0].advance(self.written);
+            stream.write_vectored(&slices[..self.unsent.len().min(MAX_SLICES + 1)])?
+        };
+        if sent == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        self.stalled_since = None;
+        self.written += sent;
+        while let Some(first) = self.unsent.front()
+            && self.written >= first.len()
+        {
+            self.written -= first.len();
+            self.unsent.pop_front();
+        }
+        Ok(sent)
+    }
+}
