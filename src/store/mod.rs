@@ -3,9 +3,6 @@
 //! One [`Writer`], owned by the journal; any number of readers share the [`Reader`].
 
 mod memory;
-mod pool;
-mod retention;
-mod schema;
 mod sqlite;
 mod totals;
 

@@ -2,8 +2,8 @@
 
 use rusqlite::{Connection, TransactionBehavior};
 
-use super::Rule;
-use super::sqlite::{OwnedCount, counted};
+use super::rows::{OwnedCount, counted};
+use crate::store::Rule;
 
 /// Pages given back at once: moving so many takes about a millisecond.
 const PAGES_AT_ONCE: i64 = 64;

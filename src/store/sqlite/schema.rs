@@ -76,7 +76,7 @@ pub(super) fn open(path: &Path) -> Result<Connection, String> {
     let mut connection =
         Connection::open_with_flags(path, flags).map_err(|error| explain(&error))?;
     connection
-        .busy_timeout(super::sqlite::BUSY_TIMEOUT)
+        .busy_timeout(super::BUSY_TIMEOUT)
         .map_err(|error| explain(&error))?;
     check_content(&connection)?;
     create(&mut connection).map_err(|error| explain(&error))?;

@@ -1,0 +1,203 @@
+//! SQLite: one writer connection, a few readers, write-ahead log.
+
+mod pool;
+mod reader;
+mod retention;
+mod rows;
+mod schema;
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, TryLockError};
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags, TransactionBehavior, params};
+
+use super::{Batch, Rule, Writer};
+use crate::config::Sync;
+use crate::error::{Error, Result};
+use crate::history::Transition;
+use crate::protocol::{Draft, MessageId};
+use pool::Pool;
+use reader::SqliteReader;
+use rows::id;
+
+/// How long a commit waits for another program that has the file locked.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Connections that read for REST, one for each of its threads.
+const READERS: usize = 2;
+
+/// Connections that read for subscribers who catch up. They take turns: a thousand who come
+/// back at once read no faster with more, and each costs memory and three descriptors.
+const REPLAYERS: usize = 2;
+
+const INSERT: &str =
+    "INSERT INTO messages (channel_id, author, content, timestamp, lane, provider, token_count)
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
+
+const PUT_STATE: &str = "INSERT INTO threadcast_feeds (feed, rev, state, own) VALUES (?1, ?2, ?3, ?4)
+     ON CONFLICT (feed) DO UPDATE SET rev = excluded.rev, state = excluded.state, own = excluded.own";
+
+const INSERT_TRANSITION: &str =
+    "INSERT INTO threadcast_workflow_history (workflow, change, timestamp, state)
+     VALUES (?1, ?2, ?3, ?4)";
+
+const FORGET_TRANSITIONS: &str = "DELETE FROM threadcast_workflow_history WHERE id <= ?1";
+
+/// Transitions of workflows that are kept.
+const KEPT_TRANSITIONS: i64 = 10_000;
+
+/// Transitions of one change that are kept, the last: a list of thousands that appears or
+/// goes at once must not hold up the messages behind it.
+const MAX_TRANSITIONS: usize = 1000;
+
+/// Opens the file and returns its writer and its readers.
+pub(super) fn open(path: &Path, sync: Sync) -> Result<(SqliteWriter, Arc<SqliteReader>)> {
+    let refused = |reason: String| Error::Database {
+        path: path.to_owned(),
+        reason,
+    };
+    let connection = schema::open(path).map_err(refused)?;
+    let synchronous = match sync {
+        Sync::Normal => "NORMAL",
+        Sync::Full => "FULL",
+    };
+    connection
+        .pragma_update(None, "synchronous", synchronous)
+        .map_err(|error| refused(error.to_string()))?;
+    let pool = |size| Pool::new(size, || connect(path)).map_err(|error| refused(error.to_string()));
+    let readers = Arc::new(SqliteReader {
+        serving: pool(READERS)?,
+        replaying: pool(REPLAYERS)?,
+        totals: Mutex::default(),
+    });
+    Ok((
+        SqliteWriter {
+            connection,
+            readers: Arc::clone(&readers),
+        },
+        readers,
+    ))
+}
+
+/// The journal's connection.
+pub(super) struct SqliteWriter {
+    connection: Connection,
+    readers: Arc<SqliteReader>,
+}
+
+impl Writer for SqliteWriter {
+    fn commit(&mut self, batch: &Batch<'_>) -> Result<Vec<MessageId>> {
+        if !self.connection.is_autocommit() {
+            // An earlier rollback failed (a disk error); without this every later commit would.
+            self.connection.execute_batch("ROLLBACK")?;
+        }
+        // A transaction that is dropped uncommitted is rolled back.
+        let transaction = self
+            .connection
+            .transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let ids = insert(&transaction, batch.drafts, batch.timestamp)?;
+        for stored in batch.states {
+            let rev = i64::try_from(stored.rev.0).unwrap_or(i64::MAX);
+            transaction.prepare_cached(PUT_STATE)?.execute(params![
+                stored.feed.as_str(),
+                rev,
+                stored.state,
+                stored.own
+            ])?;
+        }
+        insert_transitions(&transaction, batch.transitions, batch.timestamp)?;
+        transaction.commit()?;
+        Ok(ids)
+    }
+
+    fn forget(&mut self, rule: &Rule, limit: usize) -> Result<bool> {
+        // Whoever counts everything for the first time takes seconds: deleting waits.
+        let mut totals = match self.readers.totals.try_lock() {
+            Ok(totals) => totals,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return Ok(false),
+        };
+        let (through, counts) = &mut *totals;
+        let forgotten = retention::forget(&mut self.connection, rule, limit)?;
+        for message in forgotten.messages {
+            if message.id <= *through {
+                counts.remove(&message.as_counted());
+            }
+        }
+        Ok(forgotten.more)
+    }
+
+    fn close(self: Box<Self>) {
+        // The last connection to close removes the write-ahead log, and a read-only one cannot.
+        self.readers.serving.close();
+        self.readers.replaying.close();
+        let checkpoint = "PRAGMA wal_checkpoint(TRUNCATE)";
+        if let Err(error) = self.connection.query_row(checkpoint, [], |_| Ok(())) {
+            log::warn!("the write-ahead log stays beside the database, nothing is lost: {error}");
+        }
+    }
+}
+
+fn insert_transitions(
+    connection: &Connection,
+    transitions: &[Transition],
+    timestamp: &str,
+) -> rusqlite::Result<()> {
+    if transitions.is_empty() {
+        return Ok(());
+    }
+    let mut insert = connection.prepare_cached(INSERT_TRANSITION)?;
+    for step in &transitions[transitions.len().saturating_sub(MAX_TRANSITIONS)..] {
+        let state =
+            serde_json::to_string(&step.state).expect("a JSON object always has a JSON form");
+        insert.execute(params![
+            step.workflow,
+            step.change.as_str(),
+            timestamp,
+            state
+        ])?;
+    }
+    connection
+        .prepare_cached(FORGET_TRANSITIONS)?
+        .execute([connection.last_insert_rowid() - KEPT_TRANSITIONS])?;
+    Ok(())
+}
+
+fn insert(
+    connection: &Connection,
+    drafts: &[Draft],
+    timestamp: &str,
+) -> rusqlite::Result<Vec<MessageId>> {
+    let mut insert = connection.prepare_cached(INSERT)?;
+    let mut ids = Vec::with_capacity(drafts.len());
+    for draft in drafts {
+        let name = draft.channel_id.as_str();
+        insert.execute(params![
+            name,
+            draft.author,
+            draft.content,
+            timestamp,
+            draft.lane,
+            draft.provider,
+            draft.token_count
+        ])?;
+        ids.push(id(connection.last_insert_rowid()));
+    }
+    Ok(ids)
+}
+
+fn connect(path: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    // SQLite opens the rest of its files with the first read.
+    connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
+    Ok(connection)
+}
+
+impl From<rusqlite::Error> for Error {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Store(error.to_string())
+    }
+}

@@ -1,0 +1,79 @@
+//! Rows as values: SQLite's columns take any type, and another program may have written them.
+
+use rusqlite::Row;
+use rusqlite::types::ValueRef;
+
+use crate::protocol::{Channel, Message, MessageId};
+use crate::store::totals::Counted;
+
+pub(super) fn message(row: &Row<'_>) -> rusqlite::Result<Message> {
+    Ok(Message {
+        id: id(row.get(0)?),
+        channel_id: Channel::stored(&text(row, 1)?.unwrap_or_default()),
+        author: text(row, 2)?.unwrap_or_default(),
+        content: text(row, 3)?.unwrap_or_default(),
+        timestamp: text(row, 4)?.unwrap_or_default(),
+        lane: text(row, 5)?,
+        provider: text(row, 6)?,
+        token_count: integer(row, 7)?,
+    })
+}
+
+/// A column as text: SQLite's columns take any type, and another program may have written it.
+pub(super) fn text(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<String>> {
+    Ok(match row.get_ref(column)? {
+        ValueRef::Null => None,
+        ValueRef::Integer(number) => Some(number.to_string()),
+        ValueRef::Real(number) => Some(number.to_string()),
+        ValueRef::Text(bytes) | ValueRef::Blob(bytes) => {
+            Some(String::from_utf8_lossy(bytes).into_owned())
+        }
+    })
+}
+
+pub(super) fn integer(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<i64>> {
+    Ok(match row.get_ref(column)? {
+        ValueRef::Integer(number) => Some(number),
+        ValueRef::Real(number) => Some(number as i64),
+        _ => None,
+    })
+}
+
+/// What counts of a message, read from columns id, channel_id, lane, provider, token_count.
+pub(super) struct OwnedCount {
+    pub(super) id: MessageId,
+    channel: String,
+    lane: Option<String>,
+    provider: Option<String>,
+    token_count: Option<i64>,
+}
+
+impl OwnedCount {
+    pub(super) fn as_counted(&self) -> Counted<'_> {
+        Counted {
+            id: self.id,
+            channel: &self.channel,
+            lane: self.lane.as_deref(),
+            provider: self.provider.as_deref(),
+            token_count: self.token_count,
+        }
+    }
+}
+
+pub(super) fn counted(row: &Row<'_>) -> rusqlite::Result<OwnedCount> {
+    Ok(OwnedCount {
+        id: id(row.get(0)?),
+        channel: text(row, 1)?.unwrap_or_default(),
+        lane: text(row, 2)?,
+        provider: text(row, 3)?,
+        token_count: integer(row, 4)?,
+    })
+}
+
+pub(super) fn id(rowid: i64) -> MessageId {
+    MessageId(u64::try_from(rowid).unwrap_or(0))
+}
+
+pub(super) fn rowid(id: MessageId) -> i64 {
+    i64::try_from(id.0).unwrap_or(i64::MAX)
+}
