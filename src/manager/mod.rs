@@ -6,6 +6,7 @@
 mod client;
 mod events;
 mod feeds;
+mod live;
 mod newest;
 mod wake;
 mod writer;
@@ -16,7 +17,7 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::frame::{Chunk, CloseCode};
-use crate::protocol::{Channel, Feed, MessageId, ServerFrame, Topic};
+use crate::protocol::{Channel, Feed, MessageId, Topic};
 use events::Events;
 use feeds::FeedEntry;
 
@@ -237,124 +238,6 @@ impl ConnectionManager {
             client.id,
             client.topic
         );
-        true
-    }
-
-    /// Offers a chunk of frames to every client of a channel, and returns how many took it.
-    ///
-    /// Writes to idle sockets itself, never waits for a full one. A client whose outbox is
-    /// full is removed and told to come back (1013): a manager by itself has no store from
-    /// which it could go on.
-    pub fn broadcast(&self, channel: &Channel, chunk: &Chunk) -> usize {
-        self.announce(channel, chunk);
-        let clients = match self.lock().channels.get(channel) {
-            Some(entry) => Arc::clone(&entry.clients),
-            None => return 0,
-        };
-        let mut reached = clients.len();
-        for client in clients.iter() {
-            if client.offer(chunk) == Offer::Full {
-                reached -= 1;
-                log::info!(
-                    "client {} from {} reads too slowly: its outbox is full",
-                    client.id,
-                    client.peer
-                );
-                self.disconnect(client);
-                client.finish(CloseCode::TryAgainLater, "too slow: reconnect with `since`");
-            }
-        }
-        reached
-    }
-
-    /// Tells the handlers of frames that [`Client::offer_messages`] brings to the clients.
-    pub(crate) fn announce(&self, channel: &Channel, frames: &Chunk) {
-        self.events.emit(EventKind::Message, || Event::Message {
-            channel: channel.clone(),
-            frames: frames.clone(),
-        });
-    }
-
-    /// Everything up to `head` is in the store, and nothing of it will be offered.
-    pub(crate) fn begin_at(&self, head: MessageId) {
-        self.lock().offered_head = head;
-    }
-
-    /// Takes up messages without offering them, because none of their channels has a
-    /// subscriber and everything up to `after` was taken up before; `false` if that is not so.
-    pub(crate) fn pass_unheard<'a>(
-        &self,
-        mut channels: impl Iterator<Item = &'a Channel>,
-        after: MessageId,
-        head: MessageId,
-    ) -> bool {
-        let mut inner = self.lock();
-        let unheard = inner.offered_head == after
-            && channels.all(|channel| !inner.channels.contains_key(channel));
-        if unheard {
-            inner.offered_head = head;
-        }
-        unheard
-    }
-
-    /// Takes up messages: raises the offered head and returns the clients of each channel, in
-    /// one step. Whoever registers or goes live later has all of them from the store.
-    pub(crate) fn take_up<'a>(
-        &self,
-        newest: impl Iterator<Item = (&'a Channel, MessageId)>,
-        head: MessageId,
-    ) -> Vec<Clients> {
-        let mut inner = self.lock();
-        inner.offered_head = head;
-        newest
-            .map(|(channel, id)| match inner.channels.get_mut(channel) {
-                Some(entry) => {
-                    entry.offered = id;
-                    Arc::clone(&entry.clients)
-                }
-                None => Clients::default(),
-            })
-            .collect()
-    }
-
-    /// Lets every client of a channel go on from the store: what was taken up may not have
-    /// reached all of them.
-    pub(crate) fn fall_behind(&self) {
-        let lists: Vec<Clients> = {
-            let inner = self.lock();
-            let entries = inner.channels.values();
-            entries.map(|entry| Arc::clone(&entry.clients)).collect()
-        };
-        for client in lists.iter().flat_map(|clients| clients.iter()) {
-            client.fall_behind();
-        }
-    }
-
-    /// The newest message that was taken up.
-    pub(crate) fn offered_head(&self) -> MessageId {
-        self.lock().offered_head
-    }
-
-    /// Feeds a client again that was brought everything up to its cursor; `false` when there
-    /// is more of its channel by now, or when the broadcast is not yet as far as its cursor.
-    /// With `announce` it is told `caught_up` before whatever comes live.
-    pub(crate) fn go_live(&self, client: &Client, announce: bool) -> bool {
-        let inner = self.lock();
-        let Topic::Channel(channel) = &client.topic else {
-            return true;
-        };
-        let Some(entry) = inner.channels.get(channel) else {
-            // It was removed: nobody feeds it any more.
-            return true;
-        };
-        let (cursor, head) = (client.cursor(), inner.offered_head);
-        if entry.offered > cursor || head < cursor {
-            return false;
-        }
-        if announce {
-            client.queue_reply(Chunk::json(&ServerFrame::CaughtUp { head }));
-        }
-        client.set_cursor(head, false);
         true
     }
 

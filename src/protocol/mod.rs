@@ -1,6 +1,8 @@
 //! The JSON types of the wire: what publishers send, what subscribers get.
 
+mod client;
 mod feed;
+mod server;
 mod state;
 
 use std::borrow::Borrow;
@@ -11,7 +13,9 @@ use std::sync::Arc;
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 
+pub use client::{ClientFrame, FrameError};
 pub use feed::{Feed, Published, ROUTES, Rev, Topic, WORKFLOW_HISTORY, WORKFLOWS, WatchStatus};
+pub use server::{GapReason, ServerFrame, Start};
 pub use state::State;
 pub(crate) use state::same_object;
 
@@ -195,113 +199,6 @@ pub fn draft(mut object: Map<String, Value>) -> Result<Draft, FieldError> {
     })
 }
 
-/// What a WebSocket client may send.
-#[derive(Debug, Clone, PartialEq)]
-pub enum ClientFrame {
-    /// A message for the client's channel; the sender wants an ack if it gave a `ref`.
-    Message(Draft, Option<Value>),
-    /// An application-level ping with its timestamp, which the pong brings back.
-    Ping(Option<Value>),
-    /// The client says that it is there: nothing to do.
-    ClientReady,
-}
-
-/// Why a client's frame was refused; the connection stays.
-#[derive(Debug, Clone, PartialEq)]
-pub struct FrameError {
-    /// `invalid_json`, `unknown_type`, `invalid_field`, `too_large`, `store_unavailable` or,
-    /// on a feed, `read_only`.
-    pub code: &'static str,
-    /// What was found and what would be right.
-    pub detail: String,
-    /// The `ref` of the refused frame, if it had one.
-    pub reference: Option<Value>,
-}
-
-impl ClientFrame {
-    /// Reads a text frame that came on a connection to `topic`.
-    ///
-    /// # Errors
-    /// Says what was wrong in the words of the protocol.
-    pub fn parse(text: &str, topic: &Topic) -> Result<Self, FrameError> {
-        let frame = Self::read(text, topic);
-        match topic {
-            Topic::Channel(_) => frame,
-            Topic::Feed(feed) => frame.map_err(|error| FrameError {
-                code: "read_only",
-                detail: format!(
-                    "a feed takes `ping` and `client_ready` only ({}); PUT /api/state/{feed} publishes to it",
-                    error.detail
-                ),
-                ..error
-            }),
-        }
-    }
-
-    fn read(text: &str, topic: &Topic) -> Result<Self, FrameError> {
-        let refuse = |code, detail| FrameError {
-            code,
-            detail,
-            reference: None,
-        };
-        let value = serde_json::from_str(text)
-            .map_err(|error| refuse("invalid_json", format!("the frame is not JSON: {error}")))?;
-        let Value::Object(mut object) = value else {
-            return Err(refuse(
-                "invalid_json",
-                format!("the frame must be a JSON object, not {}", kind(&value)),
-            ));
-        };
-        let reference = match object.remove("ref") {
-            None | Some(Value::Null) => None,
-            Some(reference @ (Value::String(_) | Value::Number(_))) => Some(reference),
-            Some(other) => {
-                return Err(refuse(
-                    "invalid_field",
-                    format!("`ref` must be a string or a number, not {}", kind(&other)),
-                ));
-            }
-        };
-        let refuse = |code, detail| FrameError {
-            code,
-            detail,
-            reference: reference.clone(),
-        };
-        match object.get("type") {
-            Some(Value::String(name)) if name == "message" => {
-                let Topic::Channel(channel) = topic else {
-                    return Err(refuse("read_only", "this is a message".to_owned()));
-                };
-                let draft = channel_draft(&mut object, channel)
-                    .map_err(|error| refuse("invalid_field", error.detail))?;
-                Ok(Self::Message(draft, reference))
-            }
-            Some(Value::String(name)) if name == "ping" => {
-                Ok(Self::Ping(object.remove("timestamp")))
-            }
-            Some(Value::String(name)) if name == "client_ready" => Ok(Self::ClientReady),
-            Some(Value::String(name)) => Err(refuse(
-                "unknown_type",
-                format!("the type {name:?} is not known; `message`, `ping` and `client_ready` are"),
-            )),
-            Some(other) => Err(refuse(
-                "unknown_type",
-                format!("`type` must be a string, not {}", kind(other)),
-            )),
-            None => Err(refuse("unknown_type", "`type` is missing".to_owned())),
-        }
-    }
-}
-
-fn channel_draft(object: &mut Map<String, Value>, channel: &Channel) -> Result<Draft, FieldError> {
-    Ok(Draft {
-        channel_id: channel.clone(),
-        author: string(object, "author")?.unwrap_or_else(|| "unknown".to_owned()),
-        content: string(object, "content")?.unwrap_or_default(),
-        ..optional_fields(object)?
-    })
-}
-
 /// A draft whose optional fields are the object's, for the callers above to complete.
 fn optional_fields(object: &mut Map<String, Value>) -> Result<Draft, FieldError> {
     Ok(Draft {
@@ -360,83 +257,5 @@ pub fn kind(value: &Value) -> String {
         Value::String(_) => "a string".to_owned(),
         Value::Array(_) => "an array".to_owned(),
         Value::Object(_) => "an object".to_owned(),
-    }
-}
-
-/// Where a channel's subscriber begins.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Start {
-    /// With the next message.
-    #[default]
-    Live,
-    /// With the first message after this one.
-    Since(MessageId),
-    /// So many messages back.
-    Last(usize),
-}
-
-/// Why messages that a subscriber asked for do not come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum GapReason {
-    /// They are no longer kept; what follows starts with the oldest that is.
-    Retention,
-    /// There never was a message with the id given; what follows is new.
-    UnknownId,
-}
-
-/// What the server says to one client, beside messages.
-#[derive(Debug, Clone, Serialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
-pub enum ServerFrame {
-    /// The message sent with `ref` is committed as `id`.
-    Ack {
-        /// As the client sent it.
-        #[serde(rename = "ref")]
-        reference: Value,
-        /// The new message's id.
-        id: MessageId,
-    },
-    /// The answer to a `ping`.
-    Pong {
-        /// As the client sent it.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        timestamp: Option<Value>,
-    },
-    /// Everything up to `head` was sent; what follows is live.
-    CaughtUp {
-        /// The newest message's id.
-        head: MessageId,
-    },
-    /// Messages after `since` are missing from what follows.
-    Gap {
-        /// The last id before them.
-        since: MessageId,
-        /// The oldest message that is kept; one more than `head` if none is.
-        oldest: MessageId,
-        /// The newest message's id.
-        head: MessageId,
-        /// Why.
-        reason: GapReason,
-    },
-    /// A frame was refused; nothing was stored.
-    Error {
-        /// For programs.
-        code: &'static str,
-        /// For people.
-        detail: String,
-        /// As the client sent it.
-        #[serde(rename = "ref", skip_serializing_if = "Option::is_none")]
-        reference: Option<Value>,
-    },
-}
-
-impl From<FrameError> for ServerFrame {
-    fn from(error: FrameError) -> Self {
-        Self::Error {
-            code: error.code,
-            detail: error.detail,
-            reference: error.reference,
-        }
     }
 }

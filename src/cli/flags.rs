@@ -1,53 +1,19 @@
-//! Flags, signals and exit codes.
+//! The flags of the server, each an environment variable, too.
 
-use std::error::Error as _;
-use std::io::Write;
 use std::net::SocketAddr;
-use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use crate::bench;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, ValueEnum};
 use log::LevelFilter;
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
 use threadcast::config::Watch;
-use threadcast::{Config, Database, Error, Limits, Server, Sync};
-
-/// Exit code of a bad flag or value, as shells and clap have it.
-const USAGE: u8 = 2;
-
-/// Exit code when a second signal cuts the shutdown short.
-const CUT_SHORT: i32 = 1;
+use threadcast::{Config, Database, Limits, Sync};
 
 /// Where `--watch` is in the environment.
 const WATCH_VARIABLE: &str = "THREADCAST_WATCH";
 
-/// Real-time broadcast: POST a message, every WebSocket client of its channel has it, stored, in one order.
-///
-/// Without a command it serves.
-#[derive(Debug, Parser)]
-#[command(name = "threadcast", version, args_conflicts_with_subcommands = true)]
-struct Cli {
-    #[command(subcommand)]
-    command: Option<Command>,
-    #[command(flatten)]
-    serve: Serve,
-}
-
-#[derive(Debug, Subcommand)]
-enum Command {
-    /// Run the server until SIGINT or SIGTERM
-    Serve(Serve),
-    /// Measure a server on this machine: its own by default
-    Bench(bench::Args),
-}
-
 /// The flags of the server. Durations: 500ms, 10s, 2m, 12h, 30d. Sizes: 4096, 64KiB, 4MiB.
 #[derive(Debug, Args)]
-struct Serve {
+pub(super) struct Serve {
     /// Address to listen on; port 0 takes any free one
     #[arg(
         long,
@@ -215,7 +181,8 @@ struct LimitFlags {
 }
 
 impl Serve {
-    fn config(self) -> Result<(Config, LevelFilter), String> {
+    /// What they ask for, and how much is logged.
+    pub(super) fn config(self) -> Result<(Config, LevelFilter), String> {
         let mut config = Config::default();
         config.listen = self.listen;
         config.database = if self.db == ":memory:" {
@@ -281,135 +248,6 @@ impl LimitFlags {
     }
 }
 
-/// Runs the command that the arguments name.
-pub(crate) fn run() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
-        Err(error) => {
-            // Help and version come this way too. A closed pipe is nobody's fault.
-            let _ = error.print();
-            return if error.use_stderr() {
-                ExitCode::from(USAGE)
-            } else {
-                ExitCode::SUCCESS
-            };
-        }
-    };
-    match cli.command {
-        None => serve(cli.serve),
-        Some(Command::Serve(flags)) => serve(flags),
-        Some(Command::Bench(args)) => match bench::run(args) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => fail(&error.to_string()),
-        },
-    }
-}
-
-fn serve(flags: Serve) -> ExitCode {
-    let (config, level) = match flags.config() {
-        Ok(config) => config,
-        Err(sentence) => {
-            fail(&sentence);
-            return ExitCode::from(USAGE);
-        }
-    };
-    // What the libraries tell at these levels is about themselves.
-    let foreign = if level == LevelFilter::Trace {
-        level
-    } else {
-        level.min(LevelFilter::Warn)
-    };
-    let logger = simple_logger::SimpleLogger::new()
-        .with_level(level)
-        .with_module_level("tungstenite", foreign)
-        .with_module_level("tiny_http", foreign)
-        .with_utc_timestamps()
-        .with_threads(true);
-    log::set_max_level(logger.max_level());
-    if let Err(error) = log::set_boxed_logger(Box::new(Unheard(logger))) {
-        return fail(&format!("cannot log: {error}"));
-    }
-    // Before anything is started, so that no signal finds the server half made.
-    let mut signals = match Signals::new([SIGINT, SIGTERM]).and_then(second_signal_ends) {
-        Ok(signals) => signals,
-        Err(error) => return fail(&format!("cannot listen for signals: {error}")),
-    };
-    let database = match &config.database {
-        Database::Memory => ":memory:".to_owned(),
-        Database::File(path) => path.display().to_string(),
-    };
-    let server = match Server::start(config) {
-        Ok(server) => server,
-        Err(error) => return fail(&sentence(&error)),
-    };
-    announce(server.address(), &database);
-    let signal = signals.forever().next();
-    log::info!(
-        "{}, shutting down",
-        if signal == Some(SIGINT) {
-            "SIGINT"
-        } else {
-            "SIGTERM"
-        }
-    );
-    server.shutdown();
-    ExitCode::SUCCESS
-}
-
-/// simple_logger panics when standard error is closed (`threadcast 2>&1 | head`): nobody
-/// listening must not end a thread.
-struct Unheard(simple_logger::SimpleLogger);
-
-impl log::Log for Unheard {
-    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
-        self.0.enabled(metadata)
-    }
-
-    fn log(&self, record: &log::Record<'_>) {
-        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.0.log(record)));
-    }
-
-    fn flush(&self) {}
-}
-
-/// Registered first, this acts last: the flag is still false when the first signal comes.
-fn second_signal_ends(signals: Signals) -> std::io::Result<Signals> {
-    let first_came = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        signal_hook::flag::register_conditional_shutdown(
-            signal,
-            CUT_SHORT,
-            Arc::clone(&first_came),
-        )?;
-        signal_hook::flag::register(signal, Arc::clone(&first_came))?;
-    }
-    Ok(signals)
-}
-
-/// On standard output, whatever the log level; one that is closed is not an error.
-fn announce(address: SocketAddr, database: &str) {
-    let _ = write!(
-        std::io::stdout(),
-        "threadcast {} listening on http://{address}, database {database}\n\
-         try: curl -X POST http://{address}/api/messages -H 'Content-Type: application/json' \
-         -d '{{\"channel_id\":\"lab\",\"author\":\"me\",\"content\":\"hello\"}}'\n",
-        env!("CARGO_PKG_VERSION"),
-    );
-}
-
-/// The error and what caused it, in one line.
-fn sentence(error: &Error) -> String {
-    match error.source() {
-        Some(source) => format!("{error}: {source}"),
-        None => error.to_string(),
-    }
-}
-
-fn fail(sentence: &str) -> ExitCode {
-    let _ = writeln!(std::io::stderr(), "threadcast: {sentence}");
-    ExitCode::FAILURE
-}
-
 fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || "a duration is a number with ms, s, m, h or d, like 500ms or 10s".to_owned();
     let digits = text
@@ -462,11 +300,19 @@ fn count(text: &str) -> Result<usize, String> {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
+
+    #[derive(Parser)]
+    struct Only {
+        #[command(flatten)]
+        serve: Serve,
+    }
 
     #[test]
     fn no_flags_give_the_library_s_defaults() {
-        let cli = Cli::try_parse_from(["threadcast"]).expect("no flag is required");
+        let cli = Only::try_parse_from(["threadcast"]).expect("no flag is required");
         let config = cli.serve.config().map(|(config, _)| config);
         assert_eq!(config, Ok(Config::default()));
     }

@@ -1,0 +1,174 @@
+//! Commands, signals and exit codes.
+
+mod flags;
+
+use std::error::Error as _;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use crate::bench;
+use clap::{Parser, Subcommand};
+use log::LevelFilter;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use threadcast::{Database, Error, Server};
+
+use flags::Serve;
+
+/// Exit code of a bad flag or value, as shells and clap have it.
+const USAGE: u8 = 2;
+
+/// Exit code when a second signal cuts the shutdown short.
+const CUT_SHORT: i32 = 1;
+
+/// Real-time broadcast: POST a message, every WebSocket client of its channel has it, stored, in one order.
+///
+/// Without a command it serves.
+#[derive(Debug, Parser)]
+#[command(name = "threadcast", version, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    serve: Serve,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the server until SIGINT or SIGTERM
+    Serve(Serve),
+    /// Measure a server on this machine: its own by default
+    Bench(bench::Args),
+}
+
+/// Runs the command that the arguments name.
+pub(crate) fn run() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version come this way too. A closed pipe is nobody's fault.
+            let _ = error.print();
+            return if error.use_stderr() {
+                ExitCode::from(USAGE)
+            } else {
+                ExitCode::SUCCESS
+            };
+        }
+    };
+    match cli.command {
+        None => serve(cli.serve),
+        Some(Command::Serve(flags)) => serve(flags),
+        Some(Command::Bench(args)) => match bench::run(args) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&error.to_string()),
+        },
+    }
+}
+
+fn serve(flags: Serve) -> ExitCode {
+    let (config, level) = match flags.config() {
+        Ok(config) => config,
+        Err(sentence) => {
+            fail(&sentence);
+            return ExitCode::from(USAGE);
+        }
+    };
+    // What the libraries tell at these levels is about themselves.
+    let foreign = if level == LevelFilter::Trace {
+        level
+    } else {
+        level.min(LevelFilter::Warn)
+    };
+    let logger = simple_logger::SimpleLogger::new()
+        .with_level(level)
+        .with_module_level("tungstenite", foreign)
+        .with_module_level("tiny_http", foreign)
+        .with_utc_timestamps()
+        .with_threads(true);
+    log::set_max_level(logger.max_level());
+    if let Err(error) = log::set_boxed_logger(Box::new(Unheard(logger))) {
+        return fail(&format!("cannot log: {error}"));
+    }
+    // Before anything is started, so that no signal finds the server half made.
+    let mut signals = match Signals::new([SIGINT, SIGTERM]).and_then(second_signal_ends) {
+        Ok(signals) => signals,
+        Err(error) => return fail(&format!("cannot listen for signals: {error}")),
+    };
+    let database = match &config.database {
+        Database::Memory => ":memory:".to_owned(),
+        Database::File(path) => path.display().to_string(),
+    };
+    let server = match Server::start(config) {
+        Ok(server) => server,
+        Err(error) => return fail(&sentence(&error)),
+    };
+    announce(server.address(), &database);
+    let signal = signals.forever().next();
+    log::info!(
+        "{}, shutting down",
+        if signal == Some(SIGINT) {
+            "SIGINT"
+        } else {
+            "SIGTERM"
+        }
+    );
+    server.shutdown();
+    ExitCode::SUCCESS
+}
+
+/// simple_logger panics when standard error is closed (`threadcast 2>&1 | head`): nobody
+/// listening must not end a thread.
+struct Unheard(simple_logger::SimpleLogger);
+
+impl log::Log for Unheard {
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        self.0.enabled(metadata)
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.0.log(record)));
+    }
+
+    fn flush(&self) {}
+}
+
+/// Registered first, this acts last: the flag is still false when the first signal comes.
+fn second_signal_ends(signals: Signals) -> std::io::Result<Signals> {
+    let first_came = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::flag::register_conditional_shutdown(
+            signal,
+            CUT_SHORT,
+            Arc::clone(&first_came),
+        )?;
+        signal_hook::flag::register(signal, Arc::clone(&first_came))?;
+    }
+    Ok(signals)
+}
+
+/// On standard output, whatever the log level; one that is closed is not an error.
+fn announce(address: SocketAddr, database: &str) {
+    let _ = write!(
+        std::io::stdout(),
+        "threadcast {} listening on http://{address}, database {database}\n\
+         try: curl -X POST http://{address}/api/messages -H 'Content-Type: application/json' \
+         -d '{{\"channel_id\":\"lab\",\"author\":\"me\",\"content\":\"hello\"}}'\n",
+        env!("CARGO_PKG_VERSION"),
+    );
+}
+
+/// The error and what caused it, in one line.
+fn sentence(error: &Error) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}
+
+fn fail(sentence: &str) -> ExitCode {
+    let _ = writeln!(std::io::stderr(), "threadcast: {sentence}");
+    ExitCode::FAILURE
+}
