@@ -35,9 +35,13 @@ const LINGER: Duration = Duration::from_secs(2);
 /// How long a session waits before it asks a full journal again.
 const ROOM_INTERVAL: Duration = Duration::from_millis(10);
 
-/// The kernel's buffer for a feed's subscriber (Linux takes it twice). What is in it is older
-/// than the newest state: left to itself it grows to 4 MiB, forty states of 100 KiB for
-/// somebody who wants only the last.
+/// The kernel's buffer for a channel's subscriber (Linux takes it twice, and as much as
+/// `net.core.wmem_max` at most). Left to itself it grows to 4 MiB: a thousand subscribers who
+/// do not read would take gigabytes of a small machine.
+const CHANNEL_SEND_BUFFER: usize = 256 << 10;
+
+/// The same for a feed's subscriber, who wants only the newest state: what is in the buffer is
+/// older than that.
 const FEED_SEND_BUFFER: usize = 128 << 10;
 
 /// What a request wants to subscribe to over WebSocket; `None` for every other request, which
@@ -85,10 +89,12 @@ impl Sockets {
         let (cursor, catch_up) = self.begin(&topic, &head)?;
         // Sessions last: what belongs to the request is let go of first.
         drop(head);
-        if let Topic::Feed(_) = topic {
-            // Without it everything works, with older states on their way.
-            let _ = set_socket_send_buffer_size(stream, FEED_SEND_BUFFER);
-        }
+        let buffer = match topic {
+            Topic::Channel(_) => CHANNEL_SEND_BUFFER,
+            Topic::Feed(_) => FEED_SEND_BUFFER,
+        };
+        // Without it everything works, with more in the kernel's memory.
+        let _ = set_socket_send_buffer_size(stream, buffer);
         // Registered before the 101 goes out: whoever has seen it hears the next message.
         let client = self
             .manager
