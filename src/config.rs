@@ -238,6 +238,12 @@ pub struct Limits {
     /// Default 256 KiB.
     pub max_outbox_bytes: usize,
 
+    /// Bytes of what was broadcast last, of all channels together, that stay in memory for
+    /// subscribers that fall behind; what is older they get from the store, which costs more.
+    ///
+    /// Default 8 MiB.
+    pub recent_bytes: usize,
+
     /// Messages of one WebSocket client handed to the journal and not yet committed; at the
     /// limit the client is read no further until a commit.
     ///
@@ -298,6 +304,7 @@ impl Default for Limits {
             pong_timeout: Duration::from_secs(10),
             max_outbox_chunks: 64,
             max_outbox_bytes: 256 << 10,
+            recent_bytes: 8 << 20,
             max_in_flight: 32,
             max_batch: 512,
             max_queued_bytes: 16 << 20,

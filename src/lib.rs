@@ -35,9 +35,10 @@
 //! The manager knows the *offered head*: the newest message that `broadcast` has taken up. It
 //! raises it and takes the lists of clients in one step; everything up to it that a client
 //! does not have is in the store, everything after it comes live. A client whose outbox is
-//! full is *behind* and no longer fed: its own thread reads the channel's pages after its
-//! cursor, up to the offered head, each when the one before is in the socket, and feeds it
-//! live again in one step with the look that there is no more. Joining with `since` or `last`
+//! full is *behind* and no longer fed: its own thread brings it what comes after its cursor, up
+//! to the offered head, a page of the store or a chunk that is still in memory at a time, each
+//! when the one before is in the socket, and feeds it live again in one step with the look that
+//! there is no more. Joining with `since` or `last`
 //! is the same with another cursor. So nothing is dropped for being slow, and slowness costs
 //! one page of memory.
 //!
@@ -88,6 +89,7 @@
 //! | subscribers of one channel or feed | [`Limits::max_subscribers`] |
 //! | a request head, a body, a frame | [`Limits::max_head_bytes`], [`Limits::max_body_bytes`] |
 //! | what a subscriber behind has in memory | one page: 64 KiB or one message |
+//! | what was broadcast last, for subscribers that fall behind | [`Limits::recent_bytes`], and 8,192 chunks |
 //! | reads for subscribers behind | two at a time, further ones wait for their turn |
 //! | messages in the store | [`Retention`](config::Retention); without it the disk |
 //! | a subscriber's outbox | [`Limits::max_outbox_chunks`], [`Limits::max_outbox_bytes`], and as many answers as [`Limits::max_in_flight`] |

@@ -4,18 +4,15 @@
 mod common;
 
 use std::thread;
+use std::time::Duration;
 
 use common::{Http, TestServer, Ws};
 use serde_json::{Value, json};
-use threadcast::config::Database;
 
-/// A server with a file and one with the ring in memory.
+/// A server with a file and one with the ring in memory, which give up nobody who does not read
+/// for a while.
 fn both_stores() -> impl Iterator<Item = TestServer> {
-    [TestServer::start as fn() -> TestServer, || {
-        TestServer::start_with(|config| config.database = Database::Memory)
-    }]
-    .into_iter()
-    .map(|start| start())
+    common::both_stores(|config| config.limits.write_timeout = Duration::from_secs(120))
 }
 
 fn ids(frames: &[Value]) -> Vec<u64> {

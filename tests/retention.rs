@@ -8,21 +8,18 @@ use std::time::Duration;
 
 use common::{Http, Program, TestServer, eventually};
 use serde_json::{Value, json};
-use threadcast::config::{Config, Database};
+use threadcast::config::Config;
 
 fn keep_messages(number: u64) -> impl Fn(&mut Config) {
     move |config| config.retention.keep_messages = Some(number)
 }
 
-/// A server with a file and one with the ring in memory.
+/// A server with a file and one with the ring in memory, which give up nobody who does not read
+/// for a while.
 fn both_stores(change: impl Fn(&mut Config)) -> impl Iterator<Item = TestServer> {
-    [false, true].into_iter().map(move |memory| {
-        TestServer::start_with(|config| {
-            change(config);
-            if memory {
-                config.database = Database::Memory;
-            }
-        })
+    common::both_stores(move |config| {
+        config.limits.write_timeout = Duration::from_secs(120);
+        change(config);
     })
 }
 

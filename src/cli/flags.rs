@@ -147,6 +147,10 @@ struct LimitFlags {
     #[arg(long, env = "THREADCAST_MAX_OUTBOX_BYTES", value_name = "SIZE", default_value = "256KiB", value_parser = size)]
     max_outbox_bytes: usize,
 
+    /// What was broadcast last stays in memory, up to so many bytes, for subscribers that fall behind
+    #[arg(long, env = "THREADCAST_RECENT_BYTES", value_name = "SIZE", default_value = "8MiB", value_parser = size)]
+    recent_bytes: usize,
+
     /// Messages of one WebSocket publisher waiting for their commit; then it is read more slowly
     #[arg(long, env = "THREADCAST_MAX_IN_FLIGHT", value_name = "N", default_value = "32", value_parser = count)]
     max_in_flight: usize,
@@ -236,6 +240,7 @@ impl LimitFlags {
         limits.pong_timeout = self.pong_timeout;
         limits.max_outbox_chunks = self.max_outbox_chunks;
         limits.max_outbox_bytes = self.max_outbox_bytes;
+        limits.recent_bytes = self.recent_bytes;
         limits.max_in_flight = self.max_in_flight;
         limits.max_batch = self.max_batch;
         limits.max_queued_bytes = self.max_queued_bytes;

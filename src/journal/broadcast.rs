@@ -135,8 +135,9 @@ impl FanOut {
         let lists = self.manager.take_up(newest, merged.head);
         for ((channel, frames), clients) in merged.channels.iter().zip(lists) {
             if !clients.is_empty() {
-                for (chunk, last) in chunks(frames) {
-                    offer_chunk(channel, &clients, &chunk, last);
+                for (chunk, ids) in chunks(frames) {
+                    self.manager.remember(channel, ids, &chunk);
+                    offer_chunk(channel, &clients, &chunk, ids.1);
                 }
             }
         }
@@ -181,8 +182,9 @@ impl Merged {
     }
 }
 
-/// The frames as few chunks, none much larger than it may be, each with its last message.
-fn chunks(frames: &[MessageFrame]) -> Vec<(Chunk, MessageId)> {
+/// The frames as few chunks, none much larger than it may be, each with its first and last
+/// message.
+fn chunks(frames: &[MessageFrame]) -> Vec<(Chunk, (MessageId, MessageId))> {
     let mut chunks = Vec::new();
     let (mut start, mut bytes) = (0, 0);
     for (at, frame) in frames.iter().enumerate() {
@@ -197,10 +199,10 @@ fn chunks(frames: &[MessageFrame]) -> Vec<(Chunk, MessageId)> {
     chunks
 }
 
-fn merge(frames: &[MessageFrame]) -> Option<(Chunk, MessageId)> {
-    let last = frames.last()?.id;
+fn merge(frames: &[MessageFrame]) -> Option<(Chunk, (MessageId, MessageId))> {
+    let ids = (frames.first()?.id, frames.last()?.id);
     let frames: Vec<Chunk> = frames.iter().map(|frame| frame.chunk().clone()).collect();
-    Some((Chunk::concat(&frames), last))
+    Some((Chunk::concat(&frames), ids))
 }
 
 #[cfg(test)]
@@ -231,8 +233,9 @@ mod tests {
                 .all(|(chunk, _)| chunk.len() <= MAX_CHUNK_BYTES)
         );
         assert!(merged.len() < 10);
-        assert!(merged.is_sorted_by_key(|(_, last)| *last));
-        assert_eq!(merged.last().map(|(_, last)| last.0), Some(100));
+        let ids: Vec<_> = merged.iter().map(|(_, ids)| (ids.0.0, ids.1.0)).collect();
+        assert_eq!((ids[0].0, ids[ids.len() - 1].1), (1, 100));
+        assert!(ids.windows(2).all(|pair| pair[0].1 + 1 == pair[1].0));
         let whole: Vec<u8> = frames
             .iter()
             .flat_map(|frame| frame.chunk().bytes().to_vec())

@@ -12,7 +12,7 @@ mod states;
 
 use std::io;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use crossbeam_channel::{Sender, unbounded};
@@ -68,8 +68,14 @@ pub struct Journal {
     head: Arc<AtomicU64>,
     max_queued_bytes: usize,
     manager: Arc<ConnectionManager>,
-    /// In the order in which they end.
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    ending: Mutex<Ending>,
+}
+
+/// What is left to do at the end.
+struct Ending {
+    journal: Option<JoinHandle<Box<dyn Writer>>>,
+    fan_outs: Vec<JoinHandle<()>>,
+    writer: Option<Box<dyn Writer>>,
 }
 
 impl Journal {
@@ -113,7 +119,8 @@ impl Journal {
                 .name("journal".to_owned())
                 .spawn(move || {
                     sequencer.run();
-                    sequencer.writer.close();
+                    // With the rest the ways to the other threads end, and they do.
+                    sequencer.writer
                 })?;
         Ok(Self {
             orders,
@@ -121,7 +128,11 @@ impl Journal {
             head,
             max_queued_bytes: limits.max_queued_bytes,
             manager,
-            threads: Mutex::new(vec![journal_thread, broadcast_thread, feeds_thread]),
+            ending: Mutex::new(Ending {
+                journal: Some(journal_thread),
+                fan_outs: vec![broadcast_thread, feeds_thread],
+                writer: None,
+            }),
         })
     }
 
@@ -221,15 +232,29 @@ impl Journal {
         })
     }
 
-    /// Commits and broadcasts what was submitted before, refuses what comes after, closes the
-    /// store. Blocks until that is done.
+    /// Commits and broadcasts what was submitted before, refuses what comes after. Blocks until
+    /// that is done. The store stays open, for those that still read it.
     pub fn stop(&self) {
         let _ = self.orders.send(Order::Stop);
-        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
-        for thread in threads.drain(..) {
-            // A panic was reported when it happened.
+        let mut ending = self.ending();
+        // A panic was reported when it happened.
+        if let Some(writer) = ending.journal.take().and_then(|thread| thread.join().ok()) {
+            ending.writer = Some(writer);
+        }
+        for thread in ending.fan_outs.drain(..) {
             let _ = thread.join();
         }
+    }
+
+    /// Closes the store, after [`Self::stop`]. Blocks until what is read is read.
+    pub fn close(&self) {
+        if let Some(writer) = self.ending().writer.take() {
+            writer.close();
+        }
+    }
+
+    fn ending(&self) -> MutexGuard<'_, Ending> {
+        self.ending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -30,15 +30,18 @@ pub struct OutboxLimits {
     pub bytes: usize,
     /// Answers to the client itself (pongs, acks, errors) that may wait beside the broadcasts.
     pub replies: usize,
+    /// Bytes of broadcasts that all clients together have in memory when they fall behind.
+    pub recent: usize,
 }
 
 impl Default for OutboxLimits {
-    /// 64 chunks, 256 KiB, 32 replies.
+    /// 64 chunks, 256 KiB, 32 replies, 8 MiB.
     fn default() -> Self {
         Self {
             chunks: 64,
             bytes: 256 << 10,
             replies: 32,
+            recent: 8 << 20,
         }
     }
 }

@@ -29,6 +29,7 @@ const LIMITS: OutboxLimits = OutboxLimits {
     chunks: 64,
     bytes: 256 << 20,
     replies: 4,
+    recent: 0,
 };
 
 /// Offers large chunks until the socket is full and `waiting` of them wait.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::client::{Client, Offer};
 use super::events::{Event, EventKind};
-use super::{Clients, ConnectionManager};
+use super::{Clients, ConnectionManager, Inner, Upcoming};
 use crate::frame::{Chunk, CloseCode};
 use crate::protocol::{Channel, MessageId, ServerFrame, Topic};
 
@@ -90,13 +90,40 @@ impl ConnectionManager {
             .collect()
     }
 
+    /// Keeps a chunk of messages `ids.0..=ids.1`, which is offered next, for those that fall
+    /// behind.
+    pub(crate) fn remember(&self, channel: &Channel, ids: (MessageId, MessageId), chunk: &Chunk) {
+        let mut inner = self.lock();
+        let Inner {
+            recent, channels, ..
+        } = &mut *inner;
+        recent.remember(channels, channel, ids, chunk);
+    }
+
+    /// Where the next message of a client that is behind is.
+    pub(crate) fn upcoming(&self, channel: &Channel, cursor: MessageId) -> Upcoming {
+        let inner = self.lock();
+        match inner.channels.get(channel) {
+            Some(entry) => entry.window.upcoming(cursor, inner.offered_head),
+            None => Upcoming::Store(inner.offered_head),
+        }
+    }
+
     /// Lets every client of a channel go on from the store: what was taken up may not have
     /// reached all of them.
     pub(crate) fn fall_behind(&self) {
         let lists: Vec<Clients> = {
-            let inner = self.lock();
-            let entries = inner.channels.values();
-            entries.map(|entry| Arc::clone(&entry.clients)).collect()
+            let mut inner = self.lock();
+            let Inner {
+                recent, channels, ..
+            } = &mut *inner;
+            let entries = channels.values_mut();
+            let lists = entries.map(|entry| {
+                // Chunks may be missing in it.
+                recent.forget(&mut entry.window);
+                Arc::clone(&entry.clients)
+            });
+            lists.collect()
         };
         for client in lists.iter().flat_map(|clients| clients.iter()) {
             client.fall_behind();
@@ -110,8 +137,9 @@ impl ConnectionManager {
 
     /// Feeds a client again that was brought everything up to its cursor; `false` when there
     /// is more of its channel by now, or when the broadcast is not yet as far as its cursor.
-    /// With `announce` it is told `caught_up` before whatever comes live.
-    pub(crate) fn go_live(&self, client: &Client, announce: bool) -> bool {
+    /// With `announce` it is told `caught_up` before whatever comes live, and not before the
+    /// broadcast is as far as that.
+    pub(crate) fn go_live(&self, client: &Client, announce: Option<MessageId>) -> bool {
         let inner = self.lock();
         let Topic::Channel(channel) = &client.topic else {
             return true;
@@ -121,10 +149,10 @@ impl ConnectionManager {
             return true;
         };
         let (cursor, head) = (client.cursor(), inner.offered_head);
-        if entry.offered > cursor || head < cursor {
+        if entry.offered > cursor || head < cursor.max(announce.unwrap_or_default()) {
             return false;
         }
-        if announce {
+        if announce.is_some() {
             client.queue_reply(Chunk::json(&ServerFrame::CaughtUp { head }));
         }
         client.set_cursor(head, false);

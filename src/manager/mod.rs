@@ -8,6 +8,7 @@ mod events;
 mod feeds;
 mod live;
 mod newest;
+mod recent;
 mod wake;
 mod writer;
 
@@ -20,10 +21,12 @@ use crate::frame::{Chunk, CloseCode};
 use crate::protocol::{Channel, Feed, MessageId, Topic};
 use events::Events;
 use feeds::FeedEntry;
+use recent::{Recent, Window};
 
 pub use client::{Client, End, Offer, OutboxLimits};
 pub use events::{Event, EventKind, Subscription};
 pub use feeds::FeedStatus;
+pub(crate) use recent::Upcoming;
 pub use wake::Wake;
 
 /// The clients of one channel or feed, as they were when the list was taken.
@@ -97,6 +100,7 @@ struct Inner {
     /// The newest message that `broadcast` has taken up: subscribers who begin now, or are
     /// behind, have everything up to it from the store and everything after it live.
     offered_head: MessageId,
+    recent: Recent,
     feeds: HashMap<Feed, FeedEntry>,
     connections: usize,
     last_id: u64,
@@ -125,13 +129,19 @@ struct ChannelEntry {
     clients: Clients,
     /// The newest of its messages that was taken up since it has subscribers.
     offered: MessageId,
+    /// What was broadcast last.
+    window: Window,
 }
 
 impl ConnectionManager {
     /// A manager whose clients have outboxes of this size.
     pub fn new(limits: OutboxLimits) -> Self {
+        let inner = Inner {
+            recent: Recent::new(limits.recent),
+            ..Inner::default()
+        };
         Self {
-            inner: Mutex::default(),
+            inner: Mutex::new(inner),
             events: Events::default(),
             limits,
         }
@@ -311,7 +321,9 @@ impl Inner {
         let subscribers = clients.len();
         match &client.topic {
             Topic::Channel(channel) if subscribers == 0 => {
-                self.channels.remove(channel);
+                if let Some(mut gone) = self.channels.remove(channel) {
+                    self.recent.forget(&mut gone.window);
+                }
             }
             Topic::Feed(feed) if self.feeds.get(feed)?.is_forgettable(feed) => {
                 self.feeds.remove(feed);

@@ -100,6 +100,7 @@ impl Server {
             chunks: limits.max_outbox_chunks,
             bytes: limits.max_outbox_bytes,
             replies: limits.max_in_flight,
+            recent: limits.recent_bytes,
         };
         let manager = Arc::new(ConnectionManager::new(outbox));
         let history = feeds::restore(&manager, stored, &config.watches, writer.as_mut());
@@ -119,7 +120,11 @@ impl Server {
             Arc::clone(&usage),
             limits,
         );
-        let rest = rest.inspect_err(|_| journal.stop())?;
+        let end = || {
+            journal.stop();
+            journal.close();
+        };
+        let rest = rest.inspect_err(|_| end())?;
         let connections = Connections::new(limits, Arc::clone(&usage));
         let open_door = |relay| {
             let sockets = Sockets {
@@ -158,7 +163,7 @@ impl Server {
             }),
             Err(error) => {
                 rest.stop();
-                journal.stop();
+                end();
                 Err(error)
             }
         }
@@ -249,6 +254,8 @@ impl Server {
                 .wait_for_all(Instant::now() + Duration::from_millis(500));
         }
         self.rest.stop();
+        // Last of all: until then subscribers may be reading what they have missed.
+        self.journal.close();
     }
 }
 

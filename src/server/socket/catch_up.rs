@@ -1,15 +1,15 @@
 //! What a subscriber has missed, brought by its own thread: the log is the queue.
 //!
 //! Joining with `since` or `last` and coming back after the outbox was full are the same
-//! thing: pages of the channel from the store, after the client's cursor and up to the
-//! offered head, one at a time into an empty outbox. When there is no more, the client is fed
+//! thing: what comes after the client's cursor, up to the offered head, one page or chunk at a
+//! time into an empty outbox: from the store, or as it was broadcast while that is in memory. When there is no more, the client is fed
 //! live again, in one step with the look at the head: no gap, no duplicate, bounded memory.
 
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 use crate::frame::Chunk;
-use crate::manager::{Client, ConnectionManager};
+use crate::manager::{Client, ConnectionManager, Upcoming};
 use crate::protocol::{Channel, GapReason, MessageId, ServerFrame, Start, Topic};
 use crate::store::{Missed, Reader};
 
@@ -28,8 +28,9 @@ const NEARLY: Duration = Duration::from_millis(2);
 pub(super) struct CatchUp {
     /// Told before anything else.
     gap: Option<Chunk>,
-    /// The client asked where to begin: it is told when it has everything.
-    announce: bool,
+    /// The client asked where to begin: it is told when it has everything, at the least up to
+    /// this message, which was committed before it came.
+    announce: Option<MessageId>,
     not_before: Option<Instant>,
     failing_since: Option<Instant>,
 }
@@ -46,7 +47,7 @@ pub(super) fn begin(
     reader: &dyn Reader,
 ) -> Result<(Option<MessageId>, CatchUp)> {
     let asked = CatchUp {
-        announce: true,
+        announce: Some(head),
         ..CatchUp::default()
     };
     match start {
@@ -99,7 +100,7 @@ impl CatchUp {
         let Topic::Channel(channel) = &client.topic else {
             return Ok(());
         };
-        match self.bring(client, channel, manager.offered_head(), reader) {
+        match self.bring(client, channel, manager, reader) {
             Ok(has_more) => {
                 (self.not_before, self.failing_since) = (None, None);
                 if has_more {
@@ -108,53 +109,62 @@ impl CatchUp {
             }
             Err(error) => return self.fail(error, patience),
         }
+        let due = self.announce.unwrap_or_default().max(client.cursor());
         if manager.go_live(client, self.announce) {
-            self.announce = false;
+            self.announce = None;
             client.drain();
-        } else if manager.offered_head() < client.cursor() {
+        } else if manager.offered_head() < due {
             self.not_before = Some(Instant::now() + NEARLY);
         }
         Ok(())
     }
 
-    /// Brings one page; whether there is more.
+    /// Brings what comes next; whether there may be more of it.
     fn bring(
         &mut self,
         client: &Client,
         channel: &Channel,
-        head: MessageId,
+        manager: &ConnectionManager,
         reader: &dyn Reader,
     ) -> Result<bool> {
         let cursor = client.cursor();
-        if head <= cursor {
-            if let Some(gap) = self.gap.take() {
-                client.feed_missed(&gap, cursor);
+        if let Some(gap) = self.gap.take() {
+            client.feed_missed(&gap, cursor);
+            return Ok(true);
+        }
+        let until = match manager.upcoming(channel, cursor) {
+            Upcoming::Chunk(chunk, last) => {
+                client.feed_missed(&chunk, last);
+                return Ok(true);
             }
+            Upcoming::Store(until) => until,
+        };
+        if until <= cursor {
             return Ok(false);
         }
         let page = reader.missed(&Missed {
             channel,
             cursor,
-            head,
+            head: until,
             limit: PAGE_MESSAGES,
             max_bytes: PAGE_BYTES,
         })?;
-        if page.oldest > cursor.next() && self.gap.is_none() {
-            let gap = ServerFrame::Gap {
+        let gap = (page.oldest > cursor.next()).then(|| {
+            let head = manager.offered_head();
+            Chunk::json(&ServerFrame::Gap {
                 since: cursor,
-                oldest: page.oldest,
+                // What is not offered yet comes live, whether it is still kept or not.
+                oldest: page.oldest.min(head.next()),
                 head,
                 reason: GapReason::Retention,
-            };
-            self.gap = Some(Chunk::json(&gap));
-        }
+            })
+        });
         let last = match page.messages.last() {
             Some(last) if !page.complete => last.id,
-            _ => head,
+            _ => until,
         };
-        let chunk = Chunk::messages(self.gap.take().as_ref(), &page.messages);
-        client.feed_missed(&chunk, last);
-        Ok(!page.complete)
+        client.feed_missed(&Chunk::messages(gap.as_ref(), &page.messages), last);
+        Ok(true)
     }
 
     fn fail(&mut self, error: Error, patience: Duration) -> Result<()> {

@@ -32,7 +32,7 @@ use publishing::Publishing;
 /// How long the peer may take to close its side once everything is said.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// How long a session waits before it asks a full journal again.
+/// How long a session that may not publish waits before it looks again.
 const ROOM_INTERVAL: Duration = Duration::from_millis(10);
 
 /// The kernel's buffer for a channel's subscriber (Linux takes it twice, and as much as
@@ -226,9 +226,8 @@ impl<'a> Session<'a> {
                 );
                 return Ended::Stalled;
             }
-            let journal_has_room = self.sockets.journal.has_room();
-            let may_read =
-                !self.client.is_finishing() && journal_has_room && self.publishing.has_room();
+            let has_room = self.sockets.journal.has_room() && self.publishing.has_room();
+            let may_read = has_room && !self.client.is_finishing();
             if may_read && self.unread {
                 if !self.read() {
                     return Ended::Gone;
@@ -237,7 +236,7 @@ impl<'a> Session<'a> {
             }
             self.keep_alive(may_read);
             self.bring_missed();
-            if self.wait(may_read, journal_has_room) && !self.read() {
+            if self.wait(may_read, has_room) && !self.read() {
                 return Ended::Gone;
             }
         }
@@ -268,12 +267,12 @@ impl<'a> Session<'a> {
     }
 
     /// Waits for whatever comes first; `true` when there is something to read.
-    fn wait(&mut self, may_read: bool, journal_has_room: bool) -> bool {
-        let timeout = self.timeout(self.client.is_congested(), journal_has_room);
+    fn wait(&mut self, may_read: bool, has_room: bool) -> bool {
+        let timeout = self.timeout(self.client.is_congested(), has_room);
         self.client.wait(may_read, timeout)
     }
 
-    fn timeout(&self, congested: bool, journal_has_room: bool) -> Duration {
+    fn timeout(&self, congested: bool, has_room: bool) -> Duration {
         let mut until = self
             .heartbeat
             .due()
@@ -286,7 +285,8 @@ impl<'a> Session<'a> {
                     .saturating_sub(self.client.stalled_for()),
             );
         }
-        if !journal_has_room {
+        // The journal tells nobody when it has room again, nor does whoever drains an answer.
+        if !has_room && !congested {
             until = until.min(ROOM_INTERVAL);
         }
         if self.client.wants_missed() {

@@ -24,6 +24,9 @@ use rows::id;
 /// How long a commit waits for another program that has the file locked.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long closing waits for another program that reads or writes the file.
+const CLOSING_TIMEOUT: Duration = Duration::from_millis(500);
+
 /// Connections that read for REST, one for each of its threads.
 const READERS: usize = 2;
 
@@ -132,6 +135,8 @@ impl Writer for SqliteWriter {
         // The last connection to close removes the write-ahead log, and a read-only one cannot.
         self.readers.serving.close();
         self.readers.replaying.close();
+        // Another program that reads the file holds up a checkpoint, not us for long.
+        let _ = self.connection.busy_timeout(CLOSING_TIMEOUT);
         let checkpoint = "PRAGMA wal_checkpoint(TRUNCATE)";
         if let Err(error) = self.connection.query_row(checkpoint, [], |_| Ok(())) {
             log::warn!("the write-ahead log stays beside the database, nothing is lost: {error}");
