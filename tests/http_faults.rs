@@ -5,13 +5,12 @@ mod common;
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::path::PathBuf;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::net::sockopt::set_socket_linger;
-use rustix::process::{Pid, Resource, Rlimit, prlimit};
+use rustix::process::Resource;
 
 use common::{Http, Program, TestServer, Ws, eventually};
 
@@ -344,7 +343,7 @@ fn hundreds_of_hostile_connections_leave_nothing_behind() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let program = Program::start(&dir.path().join("test.db"), &[]);
     assert_serves(program.address);
-    let (threads, sockets) = threads_and_sockets(&program);
+    let (threads, sockets) = program.threads_and_sockets();
     let flood = format!("GET /{}", "x".repeat(40_000));
     let hostile: [&[u8]; 9] = [
         b"",
@@ -373,7 +372,7 @@ fn hundreds_of_hostile_connections_leave_nothing_behind() {
     });
     assert_serves(program.address);
     eventually("every thread has ended, every socket is closed", || {
-        let (now_threads, now_sockets) = threads_and_sockets(&program);
+        let (now_threads, now_sockets) = program.threads_and_sockets();
         now_threads <= threads && now_sockets <= sockets
     });
     assert_eq!(program.http().publish("lab", "the first in the lab"), 3);
@@ -435,7 +434,8 @@ fn a_server_that_runs_out_of_descriptors_serves_who_is_there_and_recovers() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let program = Program::start(&dir.path().join("test.db"), &[]);
     assert_serves(program.address);
-    leave_descriptors(&program, entries(&program, "fd").count() + 12);
+    let few = program.entries("fd").count() as u64 + 12;
+    program.limit(Resource::Nofile, Some(few));
     starve(&program);
 }
 
@@ -448,8 +448,8 @@ fn several_can_read_history_when_no_descriptor_is_left() {
     for http in &mut early {
         fill_half_a_page(http);
     }
-    let few = entries(&program, "fd").count();
-    leave_descriptors(&program, few);
+    let few = program.entries("fd").count() as u64;
+    program.limit(Resource::Nofile, Some(few));
     let page = HEALTH.replace("/api/health", "/api/messages?limit=2");
     for http in &mut early {
         http.send(page.repeat(20));
@@ -460,29 +460,4 @@ fn several_can_read_history_when_no_descriptor_is_left() {
             assert_eq!(response.status, 200, "{}", response.text());
         }
     }
-}
-
-/// Lowers the limit of the running program to `count` descriptors, those it has included.
-fn leave_descriptors(program: &Program, count: usize) {
-    let count = Some(count as u64);
-    let limit = Rlimit {
-        current: count,
-        maximum: count,
-    };
-    let pid = Pid::from_child(&program.child);
-    prlimit(Some(pid), Resource::Nofile, limit).expect("a child's limit can be lowered");
-}
-
-/// The program's descriptors (`fd`) or threads (`task`), as /proc shows them.
-fn entries(program: &Program, what: &str) -> impl Iterator<Item = PathBuf> {
-    let path = format!("/proc/{}/{what}", program.child.id());
-    let entries = std::fs::read_dir(path).expect("a running program");
-    entries.map(|entry| entry.expect("an entry").path())
-}
-
-/// Threads, and descriptors that are no files: the store opens one more whenever it likes.
-fn threads_and_sockets(program: &Program) -> (usize, usize) {
-    let is_no_file = |fd: &PathBuf| std::fs::read_link(fd).is_ok_and(|link| link.is_relative());
-    let sockets = entries(program, "fd").filter(is_no_file).count();
-    (entries(program, "task").count(), sockets)
 }

@@ -2,6 +2,9 @@
 //! program as a child, and small clients that give up at a deadline.
 #![allow(dead_code, missing_docs, unreachable_pub)]
 
+pub mod cable;
+pub mod system;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};

@@ -1,0 +1,116 @@
+//! What the system knows of a running program and allows it: descriptors, threads, memory.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::chown;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread;
+
+use rustix::process::{Pid, Resource, Rlimit, geteuid, getrlimit, prlimit, setrlimit};
+
+use super::Program;
+
+/// A user whom every limit binds.
+const NOBODY: u32 = 65_534;
+
+impl Program {
+    /// Its descriptors (`fd`) or threads (`task`), as /proc shows them.
+    pub fn entries(&self, what: &str) -> impl Iterator<Item = PathBuf> {
+        let path = format!("/proc/{}/{what}", self.child.id());
+        let entries = fs::read_dir(path).expect("a running program");
+        entries.map(|entry| entry.expect("an entry").path())
+    }
+
+    /// Threads, and descriptors that are no files: the store opens one more whenever it likes.
+    pub fn threads_and_sockets(&self) -> (usize, usize) {
+        let is_no_file = |fd: &PathBuf| fs::read_link(fd).is_ok_and(|link| link.is_relative());
+        let sockets = self.entries("fd").filter(is_no_file).count();
+        (self.entries("task").count(), sockets)
+    }
+
+    /// The most memory it ever had, in bytes.
+    pub fn peak_memory(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.child.id());
+        let status = fs::read_to_string(path).expect("a running program");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
+        kib.expect("a number of kB") << 10
+    }
+
+    /// Sets a limit while the program runs, the one it may not raise left alone; returns what
+    /// it was.
+    pub fn limit(&self, resource: Resource, current: Option<u64>) -> Option<u64> {
+        let pid = Some(Pid::from_child(&self.child));
+        let maximum = getrlimit(resource).maximum;
+        let limit = Rlimit { current, maximum };
+        prlimit(pid, resource, limit)
+            .expect("a child's limit can be set")
+            .current
+    }
+}
+
+impl Program {
+    /// Why [`Self::start_bound`] may not be possible.
+    pub const NOT_BOUND: &str =
+        "no `prlimit`, or root, whom no limit of threads binds, may not become somebody else";
+
+    /// A program that [`Self::limit_threads`] binds, with the database `test.db` in this
+    /// directory; `None` for the reason of [`Self::NOT_BOUND`].
+    pub fn start_bound(dir: &Path, args: &[&str]) -> Option<Self> {
+        let probe = ordinary("prlimit").output();
+        if !probe.is_ok_and(|run| run.status.success()) {
+            return None;
+        }
+        // Where the other user may read it, too.
+        let program = dir.join("threadcast");
+        let built = env!("CARGO_BIN_EXE_threadcast");
+        fs::hard_link(built, &program)
+            .or_else(|_| fs::copy(built, &program).map(drop))
+            .expect("a copy");
+        if geteuid().is_root() {
+            chown(dir, Some(NOBODY), Some(NOBODY)).expect("an owner");
+        }
+        let mut command = ordinary(program);
+        command.args(["serve", "--listen", "127.0.0.1:0", "--db"]);
+        command.arg(dir.join("test.db")).args(args);
+        Some(Self::start_command(command))
+    }
+
+    /// How many threads its user may have from now on; `None` for as many as there may be.
+    pub fn limit_threads(&self, number: Option<u64>) {
+        let number = number.or(getrlimit(Resource::Nproc).maximum);
+        let number = number.map_or("unlimited".to_owned(), |number| number.to_string());
+        let pid = self.child.id().to_string();
+        let mut prlimit = ordinary("prlimit");
+        prlimit.args(["--pid", &pid, &format!("--nproc={number}:")]);
+        assert!(prlimit.status().expect("prlimit").success());
+    }
+}
+
+/// Lets the test itself have as many descriptors as it may.
+pub fn raise_descriptor_limit() {
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let limit = Rlimit {
+        current: maximum,
+        maximum,
+    };
+    setrlimit(Resource::Nofile, limit).expect("a limit up to the maximum");
+}
+
+/// Says why a test does not test here, past the harness, which would keep it to itself.
+pub fn skipped(why: &str) {
+    let name = thread::current().name().unwrap_or_default().to_owned();
+    let _ = writeln!(io::stderr(), "SKIPPED {name}: {why}");
+}
+
+/// A command for a user other than root: bound by every limit, and able to set those of its own.
+fn ordinary(command: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(command);
+    if geteuid().is_root() {
+        command.uid(NOBODY).gid(NOBODY);
+    }
+    command
+}
