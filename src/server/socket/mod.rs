@@ -386,3 +386,6 @@ fn too_large(length: usize, limit: usize, parsed: Result<ClientFrame, FrameError
         reference,
     }
 }
+
+#[cfg(test)]
+mod panic_tests;
