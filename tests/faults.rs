@@ -202,7 +202,7 @@ fn hundreds_of_half_requests_are_answered_408_at_their_time_and_leave_nothing_be
 /// it is given up and its place is free.
 #[test]
 fn a_flood_that_one_subscriber_never_reads_takes_no_memory_and_nothing_from_the_others() {
-    const MESSAGES: usize = 400;
+    const MESSAGES: usize = 300;
     for patient in [false, true] {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let timeout = if patient { "120s" } else { "300ms" };

@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
-use common::{Http, Program, eventually};
+use common::system::{FakeClock, skipped};
+use common::{Http, Program, Ws, eventually};
 use rusqlite::Connection;
 use rustix::net::sockopt::set_socket_recv_buffer_size;
 use rustix::process::{Resource, Signal};
@@ -213,12 +214,11 @@ fn while_nothing_can_be_written_subscribers_catch_up_and_then_they_are_live() {
         let head = stored.len();
         let caught_up = json!({"type": "caught_up", "head": head});
         assert_eq!(subscribers[1].next(), caught_up);
-        let again = http.post_json("/api/messages", &refused);
-        assert_eq!(again.status, 503, "locked: {locked}");
-
         if locked {
             lock.execute_batch("ROLLBACK").expect("an unlock");
         } else {
+            let still = http.post_json("/api/messages", &refused);
+            assert_eq!(still.status, 503, "{}", still.text());
             program.limit(Resource::Fsize, None);
         }
         let id = http.publish("lab", "there is room");
@@ -273,6 +273,43 @@ fn a_clock_that_went_back_a_thousand_years_changes_no_order() {
     }
     let details = http.get("/api/channels").json()["details"].take();
     assert_eq!(details[0]["last_id"], 4);
+}
+
+/// The machine's clock is set a day back and then two days forth, while the program runs.
+#[test]
+fn a_clock_that_is_set_changes_timestamps_and_neither_ids_nor_who_hears_what() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let Some(clock) = FakeClock::new(dir.path()) else {
+        return skipped("no C compiler for a library that sets the program's clock");
+    };
+    let args = ["--keep-age", "1h", "--ping-interval", "100ms"];
+    let program = clock.start(&dir.path().join("clock.db"), &args);
+    let mut http = program.http();
+    let mut live = program.subscribe("lab");
+    let mut publish = |live: &mut Ws, id: u64| {
+        assert_eq!(http.publish("lab", "hello"), id);
+        let message = live.next_message();
+        assert_eq!(message["id"], id);
+        message["timestamp"].as_str().expect("a time").to_owned()
+    };
+    let first = publish(&mut live, 1);
+    clock.set_ahead(-86_400);
+    let second = publish(&mut live, 2);
+    assert!(second < first, "{second} is before {first}");
+    // Retention has looked after the second before it commits the third.
+    let third = publish(&mut live, 3);
+    assert!(third < first, "{third} is before {first}");
+    let all: Vec<u64> = replay(&program, 0).iter().map(|(id, _)| *id).collect();
+    assert_eq!(all, [1, 2, 3]);
+
+    clock.set_ahead(86_400);
+    let fourth = publish(&mut live, 4);
+    assert!(fourth > first, "{fourth} is after {first}");
+    let mut reader = program.http();
+    eventually("all of before are too old", || {
+        read_all(&mut reader).first().map(|(id, _)| *id) == Some(4)
+    });
+    publish(&mut live, 5);
 }
 
 /// Messages go in the order of their ids: one that is young enough, or says so, keeps all behind

@@ -114,3 +114,60 @@ fn ordinary(command: impl AsRef<OsStr>) -> Command {
     }
     command
 }
+
+/// A clock of the program's own, by a library that is loaded before the system's.
+pub struct FakeClock {
+    library: PathBuf,
+    seconds: PathBuf,
+}
+
+impl FakeClock {
+    const SOURCE: &str = r#"
+        #include <fcntl.h>
+        #include <stdlib.h>
+        #include <sys/syscall.h>
+        #include <time.h>
+        #include <unistd.h>
+
+        int clock_gettime(clockid_t id, struct timespec *now) {
+            int failed = syscall(SYS_clock_gettime, id, now);
+            if (failed || id != CLOCK_REALTIME) return failed;
+            char seconds[32] = "";
+            int file = open(getenv("FAKE_CLOCK"), O_RDONLY | O_CLOEXEC);
+            if (file >= 0 && read(file, seconds, sizeof seconds - 1) > 0)
+                now->tv_sec += atol(seconds);
+            close(file);
+            return 0;
+        }
+    "#;
+
+    /// `None` without a C compiler.
+    pub fn new(dir: &Path) -> Option<Self> {
+        let [source, library, seconds] = ["clock.c", "clock.so", "ahead"].map(|it| dir.join(it));
+        fs::write(&source, Self::SOURCE).expect("a file");
+        let mut cc = Command::new("cc");
+        cc.args(["-shared", "-fPIC", "-D_GNU_SOURCE", "-o"]);
+        let built = cc.arg(&library).arg(source).output();
+        let clock = Self { library, seconds };
+        clock.set_ahead(0);
+        built.is_ok_and(|run| run.status.success()).then_some(clock)
+    }
+
+    pub fn start(&self, database: &Path, args: &[&str]) -> Program {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_threadcast"));
+        command.args(["serve", "--listen", "127.0.0.1:0", "--db"]);
+        command.arg(database).args(args);
+        command
+            .env("LD_PRELOAD", &self.library)
+            .env("FAKE_CLOCK", &self.seconds);
+        Program::start_command(command)
+    }
+
+    /// How far it goes ahead of the machine's from now on; negative for behind.
+    pub fn set_ahead(&self, seconds: i64) {
+        // In one step: the program reads it at any moment.
+        let new = self.seconds.with_extension("new");
+        fs::write(&new, seconds.to_string()).expect("a file");
+        fs::rename(new, &self.seconds).expect("a file");
+    }
+}
