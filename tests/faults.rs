@@ -206,7 +206,8 @@ fn a_flood_that_one_subscriber_never_reads_takes_no_memory_and_nothing_from_the_
     for patient in [false, true] {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let timeout = if patient { "120s" } else { "300ms" };
-        let args = ["--write-timeout", timeout];
+        // What was broadcast last stays in memory with nobody behind, too: little of it here.
+        let args = ["--write-timeout", timeout, "--recent-bytes", "256KiB"];
         let program = Program::start(&dir.path().join("test.db"), &args);
         let mut http = program.http();
         // Whatever a publisher and a reader need is in use once.

@@ -46,7 +46,7 @@ struct Setup {
     change: fn(&mut Config),
 }
 
-const SETUPS: [Setup; 3] = [
+const SETUPS: [Setup; 5] = [
     Setup {
         name: "file",
         restarts: true,
@@ -67,6 +67,18 @@ const SETUPS: [Setup; 3] = [
             config.database = Database::Memory;
             config.limits.memory_bytes = 16 << 10;
         },
+    },
+    Setup {
+        name: "file that keeps the newest",
+        restarts: true,
+        forgets: true,
+        change: |config| config.retention.keep_messages = Some(50),
+    },
+    Setup {
+        name: "file, nothing recent in memory",
+        restarts: true,
+        forgets: false,
+        change: |config| config.limits.recent_bytes = 0,
     },
 ];
 
@@ -297,7 +309,6 @@ impl World {
             sent: self.model.sent.len(),
             acknowledged: self.model.acknowledged,
             heard: self.model.heard,
-            oldest: self.oldest(),
         };
         self.joined += 1;
         let name = format!("subscriber {}", self.joined);

@@ -8,6 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use common::system::{FakeClock, skipped};
 use common::{Http, Program, Ws, eventually};
@@ -341,6 +342,49 @@ fn messages_too_old_go_from_the_oldest_id_up_to_the_first_that_is_young_enough()
     assert_eq!(subscriber.next_message()["id"], 4);
 }
 
+/// A backup, a shell: whoever reads the file keeps the write-ahead log from being emptied. The
+/// end once waited five seconds for it, whatever `--drain` said.
+#[test]
+fn another_program_s_reader_does_not_hold_up_the_end_past_the_drain() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let database = dir.path().join("read.db");
+    let mut program = Program::start(&database, &["--drain", "1s"]);
+    let mut http = program.http();
+    http.publish("lab", "before");
+    let reader = Connection::open(&database).expect("a database");
+    let snapshot = "BEGIN; SELECT count(*) FROM messages";
+    reader.execute_batch(snapshot).expect("a snapshot");
+    http.publish("lab", "after");
+    let start = Instant::now();
+    program.signal(Signal::TERM);
+    assert_eq!(program.wait().code(), Some(0));
+    let took = start.elapsed();
+    assert!(took < Duration::from_secs(4), "it took {took:?}");
+}
+
+/// The store was closed before its last readers were told to go: to them it was a failed one.
+#[test]
+fn sigterm_while_another_program_reads_closes_who_catches_up_with_1001() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let database = dir.path().join("read.db");
+    let args = ["--drain", "20s", "--write-timeout", "2s"];
+    let mut program = Program::start(&database, &args);
+    let mut http = program.http();
+    for _ in 0..150 {
+        http.publish("lab", &"x".repeat(60_000));
+    }
+    let reader = Connection::open(&database).expect("a database");
+    let snapshot = "BEGIN; SELECT count(*) FROM messages";
+    reader.execute_batch(snapshot).expect("a snapshot");
+    http.publish("lab", "after");
+    let mut subscriber = program.subscribe("lab?since=0");
+    set_socket_recv_buffer_size(subscriber.socket.get_ref(), 256 << 10).expect("a buffer");
+    assert_eq!(subscriber.next_message()["id"], 1);
+    program.signal(Signal::TERM);
+    assert_eq!(subscriber.close_code(), Some(1001));
+    assert_eq!(program.wait().code(), Some(0));
+}
+
 /// A bug in whoever wants to know of a commit: his is stored like the others, which hear of theirs.
 #[test]
 fn a_publisher_that_panics_at_its_commit_costs_the_others_nothing() {
@@ -349,7 +393,8 @@ fn a_publisher_that_panics_at_its_commit_costs_the_others_nothing() {
     config.database = Database::File(dir.path().join("panics.db"));
     let (writer, reader) = store::open(&config).expect("a store");
     let manager = Arc::new(ConnectionManager::new(OutboxLimits::default()));
-    let journal = Journal::start(writer, MessageId(0), None, manager, &config).expect("threads");
+    let journal = Journal::start(writer, MessageId(0), None, manager, Arc::default(), &config)
+        .expect("threads");
     let (told, hears) = std::sync::mpsc::channel();
     for n in 1..=20 {
         let told = told.clone();

@@ -54,7 +54,7 @@ pub enum ServerFrame {
     Gap {
         /// The last id before them.
         since: MessageId,
-        /// The oldest message that is kept; one more than `head` if none is.
+        /// The oldest message that is there; one more than `head` if none is.
         oldest: MessageId,
         /// The newest message's id.
         head: MessageId,

@@ -49,7 +49,7 @@ impl View {
         let places = self.frames.iter().map(|frame| match frame {
             Frame::Message(id) | Frame::CaughtUp { head: id } => *id,
             Frame::Gap { head, reason, .. } if reason == "unknown_id" => *head,
-            Frame::Gap { oldest, head, .. } => (oldest - 1).min(*head),
+            Frame::Gap { oldest, .. } => oldest - 1,
         });
         places.max()
     }
@@ -63,8 +63,6 @@ pub(crate) struct Began {
     /// As in [`Model`].
     pub(crate) acknowledged: u64,
     pub(crate) heard: u64,
-    /// The oldest kept message.
-    pub(crate) oldest: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -239,8 +237,10 @@ impl Reading<'_> {
 
     fn caught_up(&mut self, head: u64) -> Verdict {
         self.caught_up += 1;
-        if head < self.view.began.heard {
-            return Err(format!("others had {} before", self.view.began.heard));
+        let began = &self.view.began;
+        let due = began.heard.max(began.acknowledged);
+        if head < due {
+            return Err(format!("{due} was heard or acknowledged before"));
         }
         match (self.view.start, self.at) {
             (Start::Live, _) => return Err("nobody asked for it".to_owned()),
@@ -264,11 +264,9 @@ impl Reading<'_> {
             return Ok(());
         };
         let began = &self.view.began;
-        if *oldest < began.oldest || oldest_then.is_some_and(|then| *oldest > then) {
-            return Err(format!(
-                "the oldest was {} before and {oldest_then:?} after",
-                began.oldest
-            ));
+        // It may be older than the store's oldest: what was broadcast last is in memory, too.
+        if oldest_then.is_some_and(|then| *oldest > then) {
+            return Err(format!("the oldest was {oldest_then:?} after"));
         }
         if reason == "unknown_id" {
             expect(first, true, "it is the first frame")?;
@@ -291,7 +289,10 @@ impl Reading<'_> {
             None => {}
         }
         // What was committed but not yet offered then comes live, even if it was forgotten since.
-        self.at = Some((oldest - 1).min(*head));
+        if *oldest > head + 1 {
+            return Err("messages behind the head may come, and before the oldest".to_owned());
+        }
+        self.at = Some(oldest - 1);
         Ok(())
     }
 

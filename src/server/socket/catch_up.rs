@@ -149,13 +149,13 @@ impl CatchUp {
             limit: PAGE_MESSAGES,
             max_bytes: PAGE_BYTES,
         })?;
-        let gap = (page.oldest > cursor.next()).then(|| {
-            let head = manager.offered_head();
+        // What comes after this page comes, whether the store still keeps it or not.
+        let oldest = page.oldest.min(until.next());
+        let gap = (oldest > cursor.next()).then(|| {
             Chunk::json(&ServerFrame::Gap {
                 since: cursor,
-                // What is not offered yet comes live, whether it is still kept or not.
-                oldest: page.oldest.min(head.next()),
-                head,
+                oldest,
+                head: manager.offered_head(),
                 reason: GapReason::Retention,
             })
         });

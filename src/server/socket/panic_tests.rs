@@ -69,8 +69,18 @@ fn sockets() -> Sockets {
     let (writer, _) = store::open(&config).expect("a store");
     let manager = Arc::new(ConnectionManager::new(Default::default()));
     let there = Arc::clone(&manager);
-    let journal = Journal::start(writer, MessageId(0), None, there, &config).expect("threads");
+    let usage = Arc::default();
+    let journal = Journal::start(
+        writer,
+        MessageId(0),
+        None,
+        there,
+        Arc::clone(&usage),
+        &config,
+    )
+    .expect("threads");
     Sockets {
+        usage,
         manager,
         journal: Arc::new(journal),
         reader: Arc::new(Panics),
