@@ -137,14 +137,16 @@ pub struct Retention {
     /// Default `None`: all.
     pub keep_messages: Option<u64>,
 
-    /// Those that are younger, by the time of their commit.
+    /// Those that are younger, by the time of their commit. The oldest id goes first: one
+    /// message with a time ahead keeps those after it.
     ///
     /// Default `None`: all.
     pub keep_age: Option<Duration>,
 
-    /// As many as fit so many bytes of the database file, whose space is given back. The
-    /// write-ahead log beside it (4 MiB, when commits are small) is not counted, and
-    /// [`Database::Memory`] has [`Limits::memory_bytes`] instead.
+    /// As many as fit so many bytes of the database file beside the states in it, and always
+    /// the newest; space is given back. At least 1 MiB. The write-ahead log beside it (some
+    /// MiB, more while subscribers read) is not counted, and [`Database::Memory`] has
+    /// [`Limits::memory_bytes`] instead.
     ///
     /// Default `None`: as many as the disk takes.
     pub max_db_bytes: Option<u64>,

@@ -120,7 +120,7 @@ impl FanOut {
             // The journal waits for the bytes below: a bug must not keep them.
             if catch_unwind(AssertUnwindSafe(|| self.offer(&merged))).is_err() {
                 log::error!("a bug in the fan-out: subscribers go on from the store");
-                self.manager.fall_behind();
+                self.manager.fall_behind(merged.head);
             }
             *self.waiting.lock() -= merged.bytes;
             self.waiting.fewer.notify_all();
@@ -137,17 +137,17 @@ impl FanOut {
             if !clients.is_empty() {
                 for (chunk, ids) in chunks(frames) {
                     self.manager.remember(channel, ids, &chunk);
-                    offer_chunk(channel, &clients, &chunk, ids.1);
+                    offer_chunk(channel, &clients, &chunk, ids);
                 }
             }
         }
     }
 }
 
-fn offer_chunk(channel: &Channel, clients: &Clients, chunk: &Chunk, last: MessageId) {
+fn offer_chunk(channel: &Channel, clients: &Clients, chunk: &Chunk, ids: (MessageId, MessageId)) {
     let mut taken = 0;
     for client in clients.iter() {
-        match client.offer_messages(chunk, last) {
+        match client.offer_messages(chunk, ids) {
             Offer::Taken => taken += 1,
             Offer::Left => {}
             Offer::Full => log::debug!(

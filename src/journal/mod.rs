@@ -7,6 +7,7 @@
 
 mod broadcast;
 mod clock;
+mod forgetting;
 mod sequencer;
 mod states;
 
@@ -26,6 +27,7 @@ use crate::protocol::{Channel, Draft, Feed, MessageId, Published, State, WORKFLO
 use crate::store::Writer;
 use crate::usage::Usage;
 use broadcast::Broadcast;
+use forgetting::Forgetting;
 use sequencer::Sequencer;
 use states::{Feeds, StateOrder};
 
@@ -109,9 +111,7 @@ impl Journal {
             broadcast,
             feeds,
             max_batch: limits.max_batch.max(1),
-            retention: config.retention.clone(),
-            forgetting: true,
-            last_batch: 0,
+            forgetting: Forgetting::new(config.retention.clone()),
             failing: false,
         };
         let journal_thread =

@@ -9,13 +9,13 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use super::broadcast::Broadcast;
 use super::clock;
+use super::forgetting::Forgetting;
 use super::states::{Feeds, StateOrder};
 use super::{Committed, Done, Order, Submission};
-use crate::config::Retention;
 use crate::error::Error;
 use crate::frame::MessageFrame;
 use crate::manager::ConnectionManager;
-use crate::protocol::Draft;
+use crate::protocol::{Draft, MessageId};
 use crate::store::{self, Writer};
 
 /// What the thread works with.
@@ -28,11 +28,7 @@ pub(super) struct Sequencer {
     pub(super) broadcast: Broadcast,
     pub(super) feeds: Feeds,
     pub(super) max_batch: usize,
-    pub(super) retention: Retention,
-    /// There may be messages that are not to be kept.
-    pub(super) forgetting: bool,
-    /// Messages in the last batch.
-    pub(super) last_batch: usize,
+    pub(super) forgetting: Forgetting,
     /// The last commit failed; it is logged when that begins and when it ends.
     pub(super) failing: bool,
 }
@@ -48,9 +44,6 @@ struct Batch {
 
 /// Bytes of drafts and states in one transaction, so that a batch of large ones stays short.
 const MAX_BATCH_BYTES: usize = 4 << 20;
-
-/// Messages forgotten in one step: a millisecond or two.
-const FORGOTTEN_AT_ONCE: usize = 200;
 
 /// How often it is looked whether messages are too old.
 const RETENTION_INTERVAL: Duration = Duration::from_secs(1);
@@ -84,6 +77,9 @@ impl Sequencer {
             // publishers hear 500, the next batch is tried.
             if catch_unwind(AssertUnwindSafe(|| self.commit(batch))).is_err() {
                 log::error!("a bug in the journal: a batch was lost before its answer");
+                // If it was committed before that, nobody will offer it.
+                let head = MessageId(self.head.load(Ordering::Acquire));
+                self.manager.fall_behind(head);
             }
             self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
             if stopping {
@@ -95,44 +91,23 @@ impl Sequencer {
     /// Waits for the next order and forgets messages meanwhile, a few at a time; `None` when
     /// nobody can send one any more.
     fn next_order(&mut self) -> Option<Order> {
-        if self.retention == Retention::default() {
+        if self.forgetting.is_off() {
             return self.orders.recv().ok();
         }
         loop {
-            if self.forgetting {
-                // Twice what has come, so that it keeps up with any load.
-                self.forget(FORGOTTEN_AT_ONCE.max(2 * self.last_batch));
+            let mut patience = RETENTION_INTERVAL;
+            if self.forgetting.is_due() {
+                self.forgetting.step(self.writer.as_mut());
+                if self.forgetting.is_due() {
+                    patience = Duration::ZERO;
+                }
             }
-            // Messages grow older without an order, too.
-            let patience = if self.forgetting {
-                Duration::ZERO
-            } else {
-                RETENTION_INTERVAL
-            };
             match self.orders.recv_timeout(patience) {
                 Ok(order) => return Some(order),
-                Err(RecvTimeoutError::Timeout) => self.forgetting = true,
+                Err(RecvTimeoutError::Timeout) => self.forgetting.look(),
                 Err(RecvTimeoutError::Disconnected) => return None,
             }
         }
-    }
-
-    /// Deletes some of the messages that are not to be kept.
-    fn forget(&mut self, limit: usize) {
-        let rule = store::Rule {
-            keep_messages: self.retention.keep_messages,
-            not_before: self.retention.keep_age.map(clock::before),
-            max_db_bytes: self.retention.max_db_bytes,
-        };
-        let outcome = catch_unwind(AssertUnwindSafe(|| self.writer.forget(&rule, limit)));
-        self.forgetting = match outcome {
-            Ok(Ok(more)) => more,
-            Ok(Err(error)) => {
-                log::warn!("old messages stay for now: {error}");
-                false
-            }
-            Err(_) => false,
-        };
     }
 
     fn commit(&mut self, batch: Batch) {
@@ -156,8 +131,7 @@ impl Sequencer {
         let committed = outcome.map(|ids| {
             if let Some(newest) = ids.last() {
                 self.head.store(newest.0, Ordering::Release);
-                self.forgetting = true;
-                self.last_batch = ids.len();
+                self.forgetting.note(ids.len(), batch.bytes);
             }
             let manager = &self.manager;
             batch

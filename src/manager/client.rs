@@ -173,11 +173,15 @@ impl Client {
         }
     }
 
-    /// Offers a chunk of messages that ends with this one. When the outbox is full the client
-    /// is behind from now on: its own thread goes on from the store.
+    /// Offers a chunk of messages, from the first to the last of these ids. When the outbox is
+    /// full the client is behind from now on: its own thread goes on from the store.
     ///
     /// Only the one thread that broadcasts in the order of ids may call it.
-    pub(crate) fn offer_messages(&self, chunk: &Chunk, last: MessageId) -> Offer {
+    pub(crate) fn offer_messages(
+        &self,
+        chunk: &Chunk,
+        (first, last): (MessageId, MessageId),
+    ) -> Offer {
         if self.is_behind() || last <= self.cursor() {
             return Offer::Left;
         }
@@ -185,7 +189,11 @@ impl Client {
         match offer {
             Offer::Taken => self.cursor.store(last.0, Ordering::SeqCst),
             Offer::Left => {}
-            Offer::Full => self.fall_behind(),
+            Offer::Full => {
+                // It has had everything of its channel before this chunk.
+                self.cursor.fetch_max(first.previous().0, Ordering::SeqCst);
+                self.fall_behind();
+            }
         }
         offer
     }

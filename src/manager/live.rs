@@ -78,11 +78,11 @@ impl ConnectionManager {
         head: MessageId,
     ) -> Vec<Clients> {
         let mut inner = self.lock();
-        inner.offered_head = head;
+        inner.offered_head = inner.offered_head.max(head);
         newest
             .map(|(channel, id)| match inner.channels.get_mut(channel) {
                 Some(entry) => {
-                    entry.offered = id;
+                    entry.offered = entry.offered.max(id);
                     Arc::clone(&entry.clients)
                 }
                 None => Clients::default(),
@@ -109,11 +109,12 @@ impl ConnectionManager {
         }
     }
 
-    /// Lets every client of a channel go on from the store: what was taken up may not have
-    /// reached all of them.
-    pub(crate) fn fall_behind(&self) {
+    /// Lets every client of a channel go on from the store: what was committed up to `head` may
+    /// not have reached all of them, and will not.
+    pub(crate) fn fall_behind(&self, head: MessageId) {
         let lists: Vec<Clients> = {
             let mut inner = self.lock();
+            inner.offered_head = inner.offered_head.max(head);
             let Inner {
                 recent, channels, ..
             } = &mut *inner;
@@ -145,7 +146,8 @@ impl ConnectionManager {
             return true;
         };
         let Some(entry) = inner.channels.get(channel) else {
-            // It was removed: nobody feeds it any more.
+            // It was removed: nobody feeds it any more, and there is nothing to wait for.
+            client.set_cursor(client.cursor(), false);
             return true;
         };
         let (cursor, head) = (client.cursor(), inner.offered_head);

@@ -35,6 +35,9 @@ use socket::Sockets;
 
 pub use rest::{ROUTES, Route};
 
+/// Smallest bound on the database: an empty one and some messages fit.
+const MIN_DB_BYTES: u64 = 1 << 20;
+
 /// A running server. Only [`Self::shutdown`] ends it; one that is dropped runs on.
 ///
 /// ```
@@ -269,6 +272,13 @@ fn check(config: &Config) -> Result<()> {
                 watch.feed
             )));
         }
+    }
+    if let Some(bytes) = config.retention.max_db_bytes
+        && bytes < MIN_DB_BYTES
+    {
+        return Err(Error::Config(format!(
+            "--max-db-bytes is {bytes}; it must be {MIN_DB_BYTES} (1MiB) or more"
+        )));
     }
     for (flag, time) in [
         ("--watch-interval", config.watch_interval),

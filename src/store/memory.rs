@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::totals::Totals;
 use super::{
-    Batch, ChannelTotals, Missed, MissedPage, Page, PageBudget, Reader, Rule, StoredState, Summary,
-    Writer, size,
+    Batch, ChannelTotals, Missed, MissedPage, Page, PageBudget, Reader, Rule, Step, StoredState,
+    Summary, Writer, size,
 };
 use crate::error::Result;
 use crate::protocol::{Channel, Draft, Message, MessageId};
@@ -58,9 +58,9 @@ impl Writer for Ring {
         }))
     }
 
-    fn forget(&mut self, rule: &Rule, limit: usize) -> Result<bool> {
+    fn forget(&mut self, rule: &Rule, step: Step) -> Result<bool> {
         Ok(self.locked(|ring| {
-            for _ in 0..limit {
+            for _ in 0..step.messages {
                 if !ring.is_oldest_forgotten(rule) {
                     return false;
                 }

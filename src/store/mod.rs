@@ -24,12 +24,11 @@ pub trait Writer: Send {
     fn commit(&mut self, batch: &Batch<'_>) -> Result<Vec<MessageId>>;
 
     /// Deletes up to so many of the oldest messages that are not to be kept, and gives back
-    /// some of their space; whether there is more to do. A few hundred take a millisecond or
-    /// two.
+    /// some of their space; whether there is more to do. Does not wait for other programs.
     ///
     /// # Errors
     /// Nothing is deleted then.
-    fn forget(&mut self, rule: &Rule, limit: usize) -> Result<bool>;
+    fn forget(&mut self, rule: &Rule, step: Step) -> Result<bool>;
 
     /// Moves everything into the one database file and closes it, its readers too.
     fn close(self: Box<Self>);
@@ -44,6 +43,15 @@ pub struct Rule {
     pub not_before: Option<String>,
     /// As many as fit so many bytes of the file.
     pub max_db_bytes: Option<u64>,
+}
+
+/// How much is deleted at once: two hundred messages take a millisecond or two.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Step {
+    /// Messages.
+    pub messages: usize,
+    /// And their bytes, though never less than one message.
+    pub bytes: usize,
 }
 
 /// What is committed together or not at all.

@@ -83,7 +83,8 @@ impl Totals {
 
     /// Takes back what [`Self::add`] counted for a message that is gone.
     pub(super) fn remove(&mut self, message: &Counted<'_>) {
-        self.summary.total_messages -= 1;
+        // Another program may have brought messages that were never counted.
+        self.summary.total_messages = self.summary.total_messages.saturating_sub(1);
         self.summary.total_tokens = self
             .summary
             .total_tokens
@@ -91,7 +92,7 @@ impl Totals {
         uncount(&mut self.summary.by_provider, message.provider);
         uncount(&mut self.summary.by_lane, message.lane);
         if let Some((messages, _)) = self.channels.get_mut(message.channel) {
-            *messages -= 1;
+            *messages = messages.saturating_sub(1);
             if *messages == 0 {
                 self.channels.remove(message.channel);
             }
@@ -131,7 +132,7 @@ fn uncount(counts: &mut BTreeMap<String, u64>, name: Option<&str>) {
         return;
     };
     if let Some(number) = counts.get_mut(name) {
-        *number -= 1;
+        *number = number.saturating_sub(1);
         if *number == 0 {
             counts.remove(name);
         }

@@ -5,6 +5,7 @@
 //! time into an empty outbox: from the store, or as it was broadcast while that is in memory. When there is no more, the client is fed
 //! live again, in one step with the look at the head: no gap, no duplicate, bounded memory.
 
+use std::mem;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
@@ -31,6 +32,8 @@ pub(super) struct CatchUp {
     /// The client asked where to begin: it is told when it has everything, at the least up to
     /// this message, which was committed before it came.
     announce: Option<MessageId>,
+    /// It asked for what there is: the first page leaves nothing out, wherever it begins.
+    takes_what_is_there: bool,
     not_before: Option<Instant>,
     failing_since: Option<Instant>,
 }
@@ -52,7 +55,8 @@ pub(super) fn begin(
     };
     match start {
         Start::Live => Ok((None, CatchUp::default())),
-        Start::Since(since) if since > head => {
+        // The store may be a moment ahead of what the journal tells.
+        Start::Since(since) if since > head && since > reader.head()? => {
             let gap = ServerFrame::Gap {
                 since,
                 oldest: reader.oldest()?,
@@ -73,7 +77,11 @@ pub(super) fn begin(
                 // All there are, which is no gap.
                 None => reader.oldest()?,
             };
-            Ok((Some(first.previous()), asked))
+            let told = CatchUp {
+                takes_what_is_there: true,
+                ..asked
+            };
+            Ok((Some(first.previous()), told))
         }
     }
 }
@@ -151,7 +159,8 @@ impl CatchUp {
         })?;
         // What comes after this page comes, whether the store still keeps it or not.
         let oldest = page.oldest.min(until.next());
-        let gap = (oldest > cursor.next()).then(|| {
+        let is_gap = oldest > cursor.next() && !mem::take(&mut self.takes_what_is_there);
+        let gap = is_gap.then(|| {
             Chunk::json(&ServerFrame::Gap {
                 since: cursor,
                 oldest,

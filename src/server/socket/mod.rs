@@ -32,6 +32,10 @@ use publishing::Publishing;
 /// How long the peer may take to close its side once everything is said.
 const LINGER: Duration = Duration::from_secs(2);
 
+/// How long nobody is blamed for silence whose socket was full: what is in the kernel's buffers
+/// then comes before a ping.
+const SLOW_PATIENCE: Duration = Duration::from_secs(60);
+
 /// How long a session that may not publish waits before it looks again.
 const ROOM_INTERVAL: Duration = Duration::from_millis(10);
 
@@ -189,6 +193,8 @@ struct Session<'a> {
     /// The decoder may hold frames that the socket will not announce again.
     unread: bool,
     heartbeat: Heartbeat,
+    /// Its socket was full lately: it may have a lot to read before it comes to a ping.
+    slow_until: Option<Instant>,
 }
 
 impl<'a> Session<'a> {
@@ -207,6 +213,7 @@ impl<'a> Session<'a> {
             decoder: Decoder::new(early, limits.max_body_bytes.saturating_mul(2)),
             publishing: Publishing::new(Arc::clone(client), limits.max_in_flight),
             heartbeat: Heartbeat::new(client.id, limits),
+            slow_until: None,
         }
     }
 
@@ -236,6 +243,11 @@ impl<'a> Session<'a> {
             }
             self.keep_alive(may_read);
             self.bring_missed();
+            // Somebody else may have held the writer when the page was put into the outbox: the
+            // client is either congested now, or wants the next one.
+            if self.client.is_behind() && !self.client.is_congested() {
+                self.client.drain();
+            }
             if self.wait(may_read, has_room) && !self.read() {
                 return Ended::Gone;
             }
@@ -359,8 +371,13 @@ impl<'a> Session<'a> {
 
     /// Pings when it is time, and gives up a client that has not been heard of since.
     fn keep_alive(&mut self, may_read: bool) {
-        let patient = !may_read || self.client.is_congested();
-        match self.heartbeat.beat(Instant::now(), patient) {
+        let now = Instant::now();
+        if self.client.is_congested() {
+            self.slow_until = Some(now + SLOW_PATIENCE);
+        }
+        let is_slow = self.slow_until.is_some_and(|until| now < until);
+        let patient = !may_read || is_slow;
+        match self.heartbeat.beat(now, patient) {
             Beat::Nothing => {}
             Beat::Ping => self.client.reply(Chunk::ping(b"")),
             Beat::Dead => {

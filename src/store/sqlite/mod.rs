@@ -8,11 +8,11 @@ mod schema;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, TryLockError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OpenFlags, TransactionBehavior, params};
 
-use super::{Batch, Rule, Writer};
+use super::{Batch, Rule, Step, Writer};
 use crate::config::Sync;
 use crate::error::{Error, Result};
 use crate::history::Transition;
@@ -24,7 +24,12 @@ use rows::id;
 /// How long a commit waits for another program that has the file locked.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long closing waits for another program that reads or writes the file.
+/// Bytes of the write-ahead log that stay when it starts anew. While somebody reads it may grow
+/// beyond that.
+const MAX_IDLE_LOG: i64 = 16 << 20;
+
+/// How long closing waits for reads under way, and then for another program that reads or writes
+/// the file.
 const CLOSING_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Connections that read for REST, one for each of its threads.
@@ -67,6 +72,7 @@ pub(super) fn open(path: &Path, sync: Sync) -> Result<(SqliteWriter, Arc<SqliteR
     };
     connection
         .pragma_update(None, "synchronous", synchronous)
+        .and_then(|()| connection.pragma_update(None, "journal_size_limit", MAX_IDLE_LOG))
         .map_err(|error| refused(error.to_string()))?;
     let pool = |size| Pool::new(size, || connect(path)).map_err(|error| refused(error.to_string()));
     let readers = Arc::new(SqliteReader {
@@ -78,6 +84,7 @@ pub(super) fn open(path: &Path, sync: Sync) -> Result<(SqliteWriter, Arc<SqliteR
         SqliteWriter {
             connection,
             readers: Arc::clone(&readers),
+            warned: false,
         },
         readers,
     ))
@@ -87,6 +94,8 @@ pub(super) fn open(path: &Path, sync: Sync) -> Result<(SqliteWriter, Arc<SqliteR
 pub(super) struct SqliteWriter {
     connection: Connection,
     readers: Arc<SqliteReader>,
+    /// Deleting messages does not make the file small enough, which was logged.
+    warned: bool,
 }
 
 impl Writer for SqliteWriter {
@@ -114,15 +123,25 @@ impl Writer for SqliteWriter {
         Ok(ids)
     }
 
-    fn forget(&mut self, rule: &Rule, limit: usize) -> Result<bool> {
-        // Whoever counts everything for the first time takes seconds: deleting waits.
+    fn forget(&mut self, rule: &Rule, step: Step) -> Result<bool> {
+        // Whoever counts everything for the first time takes seconds: deleting is tried again.
         let mut totals = match self.readers.totals.try_lock() {
             Ok(totals) => totals,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return Ok(false),
         };
         let (through, counts) = &mut *totals;
-        let forgotten = retention::forget(&mut self.connection, rule, limit)?;
+        // Deleting can wait, and the publishers behind it must not.
+        self.connection.busy_timeout(Duration::ZERO)?;
+        let forgotten = retention::forget(&mut self.connection, rule, step);
+        self.connection.busy_timeout(BUSY_TIMEOUT)?;
+        let forgotten = forgotten?;
+        if forgotten.in_vain && !self.warned {
+            log::warn!(
+                "the database is larger than --max-db-bytes although only the newest message is left"
+            );
+        }
+        self.warned = forgotten.in_vain;
         for message in forgotten.messages {
             if message.id <= *through {
                 counts.remove(&message.as_counted());
@@ -133,8 +152,9 @@ impl Writer for SqliteWriter {
 
     fn close(self: Box<Self>) {
         // The last connection to close removes the write-ahead log, and a read-only one cannot.
-        self.readers.serving.close();
-        self.readers.replaying.close();
+        let deadline = Instant::now() + CLOSING_TIMEOUT;
+        self.readers.serving.close(deadline);
+        self.readers.replaying.close(deadline);
         // Another program that reads the file holds up a checkpoint, not us for long.
         let _ = self.connection.busy_timeout(CLOSING_TIMEOUT);
         let checkpoint = "PRAGMA wal_checkpoint(TRUNCATE)";

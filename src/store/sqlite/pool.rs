@@ -1,14 +1,11 @@
 //! A fixed number of connections that readers borrow.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rusqlite::Connection;
 
 use crate::error::{Error, Result};
-
-/// Longest wait, when the pool is closed, for a read that is under way.
-const CLOSING: Duration = Duration::from_secs(2);
 
 /// All its connections are made at the start: reading goes on when the process has no
 /// descriptor left.
@@ -16,12 +13,13 @@ pub(super) struct Pool {
     inner: Mutex<Inner>,
     /// A connection came back.
     returned: Condvar,
-    size: usize,
 }
 
 #[derive(Default)]
 struct Inner {
     idle: Vec<Connection>,
+    /// How many there are, those in use included.
+    open: usize,
     closed: bool,
 }
 
@@ -33,8 +31,15 @@ struct Lease<'a> {
 
 impl Drop for Lease<'_> {
     fn drop(&mut self) {
-        self.pool.lock().idle.extend(self.connection.take());
-        self.pool.returned.notify_all();
+        let mut inner = self.pool.lock();
+        if inner.closed {
+            inner.open -= 1;
+            self.connection = None;
+            self.pool.returned.notify_all();
+        } else {
+            inner.idle.extend(self.connection.take());
+            self.pool.returned.notify_one();
+        }
     }
 }
 
@@ -51,10 +56,10 @@ impl Pool {
         Ok(Self {
             inner: Mutex::new(Inner {
                 idle,
+                open: size,
                 closed: false,
             }),
             returned: Condvar::new(),
-            size,
         })
     }
 
@@ -88,16 +93,18 @@ impl Pool {
         Ok(work(connection)?)
     }
 
-    /// Closes all connections, when those in use are back; refuses what comes after.
-    pub(super) fn close(&self) {
-        let deadline = Instant::now() + CLOSING;
+    /// Closes all connections, those in use when they come back; refuses what comes after.
+    /// Blocks until that is done, up to the deadline.
+    pub(super) fn close(&self, deadline: Instant) {
         let mut inner = self.lock();
         inner.closed = true;
+        inner.open -= inner.idle.len();
+        inner.idle.clear();
         self.returned.notify_all();
-        while inner.idle.len() < self.size {
+        while inner.open > 0 {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                break;
+                return;
             }
             inner = self
                 .returned
@@ -105,7 +112,6 @@ impl Pool {
                 .unwrap_or_else(PoisonError::into_inner)
                 .0;
         }
-        inner.idle.clear();
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

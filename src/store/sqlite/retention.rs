@@ -3,13 +3,10 @@
 use rusqlite::{Connection, TransactionBehavior};
 
 use super::rows::{OwnedCount, counted};
-use crate::store::Rule;
+use crate::store::{Rule, Step};
 
-/// Pages given back at once: moving so many takes about a millisecond.
+/// The least that is given back at once: moving so many pages takes about a millisecond.
 const PAGES_AT_ONCE: i64 = 64;
-
-/// Bytes of messages deleted at once, so that a step with large ones stays short, too.
-const MAX_STEP_BYTES: i64 = 1 << 20;
 
 /// What a message takes beside its texts, about, with its entries in the indexes.
 const ROW_BYTES: i64 = 100;
@@ -38,19 +35,24 @@ pub(super) struct Forgotten {
     pub(super) messages: Vec<OwnedCount>,
     /// There is more to do.
     pub(super) more: bool,
+    /// The file is too large, and only the newest message is left.
+    pub(super) in_vain: bool,
 }
 
-/// Deletes up to `limit` messages that the rule does not keep, in one transaction.
+/// Deletes up to a step's messages that the rule does not keep, in one transaction.
 pub(super) fn forget(
     connection: &mut Connection,
     rule: &Rule,
-    limit: usize,
+    step: Step,
 ) -> rusqlite::Result<Forgotten> {
     // Most of the time there is nothing to do, which needs no transaction: nobody else writes.
     let pages = Pages::of(connection, rule)?;
-    let chosen = choose(connection, rule, limit, &pages)?;
+    let chosen = choose(connection, rule, step, &pages)?;
     if chosen.last.is_none() && !pages.are_to_be_given_back() {
-        return Ok(Forgotten::default());
+        return Ok(Forgotten {
+            in_vain: pages.excess_bytes() > 0,
+            ..Forgotten::default()
+        });
     }
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let mut messages = Vec::new();
@@ -64,11 +66,13 @@ pub(super) fn forget(
             messages.push(counted(row)?);
         }
     }
-    let gave_back = give_back(&transaction, rule)?;
+    let at_once = PAGES_AT_ONCE.max(i64::try_from(step.bytes).unwrap_or(i64::MAX) / pages.size);
+    let gave_back = give_back(&transaction, rule, at_once)?;
     transaction.commit()?;
     Ok(Forgotten {
         messages,
         more: chosen.more || gave_back,
+        in_vain: false,
     })
 }
 
@@ -84,12 +88,13 @@ struct Chosen {
 fn choose(
     connection: &Connection,
     rule: &Rule,
-    limit: usize,
+    step: Step,
     pages: &Pages,
 ) -> rusqlite::Result<Chosen> {
+    let newest = newest(connection)?;
     let kept_after = match rule.keep_messages {
         // Ids have no holes, but for what other programs delete.
-        Some(most) => newest(connection)? - i64::try_from(most).unwrap_or(i64::MAX),
+        Some(most) => newest - i64::try_from(most).unwrap_or(i64::MAX),
         None => 0,
     };
     let excess_bytes = pages.excess_bytes();
@@ -98,17 +103,22 @@ fn choose(
          FROM messages ORDER BY id",
     )?;
     let mut rows = oldest.query([])?;
+    let max_bytes = i64::try_from(step.bytes).unwrap_or(i64::MAX);
     let (mut chosen, mut count, mut bytes) = (Chosen::default(), 0, 0);
     while let Some(row) = rows.next()? {
         let id: i64 = row.get(0)?;
         let is_too_old = match &rule.not_before {
-            Some(limit) => row.get_ref(1)?.as_str().is_ok_and(|time| time < &limit[..]),
+            Some(limit) => row
+                .get_ref(1)?
+                .as_str()
+                .is_ok_and(|time| is_before(time, limit)),
             None => false,
         };
-        if id > kept_after && !is_too_old && bytes >= excess_bytes {
+        let is_too_much = bytes < excess_bytes && id < newest;
+        if id > kept_after && !is_too_old && !is_too_much {
             break;
         }
-        if count >= limit || bytes >= MAX_STEP_BYTES {
+        if count >= step.messages || bytes >= max_bytes {
             chosen.more = true;
             break;
         }
@@ -119,6 +129,24 @@ fn choose(
     Ok(chosen)
 }
 
+/// Whether a timestamp is earlier than another of our own form. The first seed's are alike, and
+/// some programs write a space for the `T`; what is of no known form is not earlier.
+fn is_before(time: &str, limit: &str) -> bool {
+    const SECONDS: usize = "2026-01-05T12:34:56".len();
+    let Some(seconds) = time.get(..SECONDS) else {
+        return false;
+    };
+    let is_known = seconds.bytes().enumerate().all(|(at, byte)| match at {
+        4 | 7 => byte == b'-',
+        10 => matches!(byte, b'T' | b't' | b' '),
+        13 | 16 => byte == b':',
+        _ => byte.is_ascii_digit(),
+    });
+    // A second more or less does not matter.
+    let (date, clock) = (&seconds[..10], &seconds[11..]);
+    is_known && (date, clock) < (&limit[..10], &limit[11..SECONDS])
+}
+
 fn newest(connection: &Connection) -> rusqlite::Result<i64> {
     connection
         .prepare_cached("SELECT coalesce(max(id), 0) FROM messages")?
@@ -127,13 +155,12 @@ fn newest(connection: &Connection) -> rusqlite::Result<i64> {
 
 /// Gives free pages back to the disk, some at a time; whether that did anything. A file that
 /// another program made keeps them for later messages.
-fn give_back(connection: &Connection, rule: &Rule) -> rusqlite::Result<bool> {
+fn give_back(connection: &Connection, rule: &Rule, at_once: i64) -> rusqlite::Result<bool> {
     let pages = Pages::of(connection, rule)?;
     if !pages.are_to_be_given_back() {
         return Ok(false);
     }
-    let mut vacuum =
-        connection.prepare_cached(&format!("PRAGMA incremental_vacuum({PAGES_AT_ONCE})"))?;
+    let mut vacuum = connection.prepare(&format!("PRAGMA incremental_vacuum({at_once})"))?;
     // Each step gives back one page.
     let mut rows = vacuum.query([])?;
     while rows.next()?.is_some() {}
@@ -170,5 +197,36 @@ impl Pages {
         self.can_shrink
             && self.free > 0
             && (self.all > self.max || self.free > (self.all / FREE_PART).max(PAGES_AT_ONCE))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_certainly_earlier_is_earlier() {
+        let limit = "2026-11-25T23:16:33.000000+00:00";
+        for earlier in [
+            "2026-11-25T23:16:32.999999+00:00",
+            "2026-11-25 23:16:32",
+            "2026-11-24T23:59:59Z",
+            "0001-01-01t00:00:00",
+        ] {
+            assert!(is_before(earlier, limit), "{earlier}");
+        }
+        for other in [
+            limit,
+            "2026-11-25 23:16:33",
+            "2026-11-26T00:00:00Z",
+            "9999-12-31T00:00:00",
+            "",
+            "yesterday",
+            "1764112593",
+            "2026-11-25",
+            "25.11.2025 23:16:32",
+        ] {
+            assert!(!is_before(other, limit), "{other}");
+        }
     }
 }
