@@ -6,10 +6,14 @@
 //! Where publishers go as fast as answers come they wait for the subscribers, who share the
 //! machine and would else be outrun: an answer means stored, not delivered.
 
-use std::process::{Command, ExitCode, Stdio};
+mod common;
+
+use std::process::ExitCode;
 
 use clap::Parser;
 use serde_json::Value;
+
+use common::{median, shown};
 
 /// A name and the flags of `threadcast bench` for it.
 type Scenario = (&'static str, &'static str);
@@ -123,9 +127,7 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    // `cargo test` runs this file as well: there is nothing to test here.
-    let passed = |flag| std::env::args().any(|argument| argument == flag);
-    if passed("--test") || !passed("--bench") {
+    if !common::is_bench() {
         return ExitCode::SUCCESS;
     }
     let args = Args::parse();
@@ -163,22 +165,17 @@ fn main() -> ExitCode {
 
 fn report(flags: &str, args: &Args) -> Result<Value, String> {
     let seconds = if args.quick { "0.3" } else { &args.seconds };
-    let mut command = Command::new(env!("CARGO_BIN_EXE_threadcast"));
-    command.args(["bench", "--json", "--seconds", seconds]);
+    let mut all = vec!["--seconds", seconds];
     if args.quick {
-        command.args(["--warmup-seconds", "0.1"]);
+        all.extend(["--warmup-seconds", "0.1"]);
     }
     let flags = if args.quick && flags == IDLE {
         "--idle-seconds 0.3"
     } else {
         flags
     };
-    let output = command
-        .args(flags.split(' '))
-        .stderr(Stdio::inherit())
-        .output()
-        .map_err(|error| format!("can't run the program: {error}"))?;
-    serde_json::from_slice(&output.stdout).map_err(|_| format!("no report ({})", output.status))
+    all.extend(flags.split(' '));
+    common::report(&all)
 }
 
 /// Prints those of the scenarios that were run as a table of their own.
@@ -211,39 +208,4 @@ fn print_table(of: &[Scenario], columns: &[Column], run: &[Scenario], reports: &
         println!("| {name} | {} | {checks} |", figures.join(" | "));
     }
     println!();
-}
-
-/// The median of a figure that all reports have.
-fn median(reports: &[Value], place: &str) -> Option<f64> {
-    let mut figures: Vec<_> = reports
-        .iter()
-        .filter_map(|report| report.pointer(place)?.as_f64())
-        .collect();
-    figures.sort_by(f64::total_cmp);
-    let middle = figures.len() / 2;
-    match figures.len() {
-        0 => None,
-        length if length % 2 == 1 => Some(figures[middle]),
-        _ => Some((figures[middle - 1] + figures[middle]) / 2.0),
-    }
-}
-
-/// A figure with a comma between thousands; nothing where there is none or it means nothing.
-fn shown(figure: Option<f64>, decimals: usize) -> String {
-    let Some(figure) = figure.filter(|figure| *figure != 0.0) else {
-        return "–".to_owned();
-    };
-    let text = format!("{figure:.decimals$}");
-    if figure < 1000.0 {
-        return text;
-    }
-    let (whole, fraction) = text.split_at(text.find('.').unwrap_or(text.len()));
-    let mut grouped = String::new();
-    for (index, digit) in whole.chars().enumerate() {
-        if index > 0 && (whole.len() - index).is_multiple_of(3) {
-            grouped.push(',');
-        }
-        grouped.push(digit);
-    }
-    grouped + fraction
 }

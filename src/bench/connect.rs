@@ -8,11 +8,14 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::plan::Plan;
 
+/// An open WebSocket and the bytes that came after its handshake.
+pub(super) type Open = (TcpStream, Vec<u8>);
+
 /// Longest wait for one answer of the server; a run never hangs.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Handshakes under way at once; below the backlog of common listeners.
-const HANDSHAKES: usize = 64;
+pub(super) const HANDSHAKES: usize = 64;
 
 /// The nonce of RFC 6455, 1.3, and the answer to it given there.
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
@@ -57,29 +60,39 @@ pub(super) fn raise_descriptor_limit(connections: usize) -> Result<(), String> {
     }
 }
 
-/// Opens a WebSocket. Returns it with the bytes that came after the handshake.
-pub(super) fn web_socket(address: SocketAddr, path: &str) -> Result<(TcpStream, Vec<u8>), String> {
+/// Opens a WebSocket.
+pub(super) fn web_socket(address: SocketAddr, path: &str) -> Result<Open, String> {
     let mut socket = ask(address, path)?;
     let rest = read_accepted(&mut socket)?;
     Ok((socket, rest))
 }
 
 /// Opens the WebSockets of all subscribers, spread evenly over the channels.
-pub(super) fn web_sockets(plan: &Plan) -> Result<Vec<(TcpStream, Vec<u8>)>, String> {
+pub(super) fn web_sockets(plan: &Plan) -> Result<Vec<Open>, String> {
     let count = plan.subscribers;
     let mut open = Vec::with_capacity(count);
     while open.len() < count {
         let batch = open.len()..count.min(open.len() + HANDSHAKES);
-        let asked: Result<Vec<_>, _> = batch
-            .map(|index| ask(plan.address, &plan.path(index)))
-            .collect();
-        for mut socket in asked? {
-            let rest = read_accepted(&mut socket)
-                .map_err(|error| format!("subscriber {} of {count}: {error}", open.len() + 1))?;
-            open.push((socket, rest));
+        for socket in handshakes(plan.address, batch.map(|index| plan.path(index))) {
+            let number = open.len() + 1;
+            open.push(socket.map_err(|error| format!("subscriber {number} of {count}: {error}"))?);
         }
     }
     Ok(open)
+}
+
+/// Opens WebSockets with all handshakes under way at once, at most [`HANDSHAKES`].
+pub(super) fn handshakes(
+    address: SocketAddr,
+    paths: impl Iterator<Item = String>,
+) -> Vec<Result<Open, String>> {
+    let asked: Vec<_> = paths.map(|path| ask(address, &path)).collect();
+    let accept = |socket: Result<TcpStream, String>| {
+        let mut socket = socket?;
+        let rest = read_accepted(&mut socket)?;
+        Ok((socket, rest))
+    };
+    asked.into_iter().map(accept).collect()
 }
 
 /// Connects with [`PATIENCE`] as the bound of every later read and write.

@@ -52,7 +52,7 @@ impl Report {
     pub(super) fn feed_faults(&self) -> Vec<String> {
         let mut faults = Vec::new();
         let (changes, unchanged) = (self.acknowledged(), self.published.unchanged);
-        let revs = self.published.last_id - self.plan.base_rev;
+        let revs = self.published.last_id - self.plan.base;
         if self.plan.load == Load::States && unchanged > 0 {
             faults.push(format!(
                 "{} that changed the state answered as no change",
@@ -119,6 +119,7 @@ mod tests {
     use std::sync::Arc;
     use std::time::Duration;
 
+    use super::super::churn::Gone;
     use super::super::latency::{Histogram, Window};
     use super::super::plan::Plan;
     use super::super::publishers::Published;
@@ -130,7 +131,7 @@ mod tests {
     fn report(load: Load, revs: &[u64], unchanged: usize) -> Report {
         let plan = Plan {
             subscribers: 2,
-            base_rev: 3,
+            base: 3,
             ..Plan::for_tests(load)
         };
         let measured = Window {
@@ -156,6 +157,8 @@ mod tests {
             malformed: 0,
             first_malformed: None,
             verdict: Verdict::default(),
+            gone: Gone::default(),
+            live_time: None,
             cost: None,
             own_cpu: Duration::ZERO,
         }

@@ -1,15 +1,17 @@
 //! One run: connect, warm up, measure, let everything arrive, compare.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::connect;
 use super::latency::{Clock, Window, nanos};
 use super::plan::{Channels, Load, Plan};
-use super::publishers::Connected;
+use super::publishers::{Connected, fill};
 use super::received::Progress;
 use super::report::{Cost, Report};
 use super::server::{Server, Usage};
+use super::soundings::Soundings;
 use super::subscribers::{Subscribers, Verdict, take_snapshots};
 use super::{Args, Via, state};
 
@@ -53,17 +55,30 @@ pub(super) fn run(args: &Args) -> Result<Report, String> {
         via: args.via,
         in_flight: args.in_flight,
         rate: args.rate,
+        messages: None,
         subscribers: args.subscribers,
+        stalled: args.stalled,
+        churn: args.churn.map(|rate| rate / args.receivers as f64),
+        since_back: args.since_back,
         max_behind: args.max_behind,
         content_bytes: args.content_bytes,
-        base_rev: 0,
+        base: 0,
         clock,
     };
+    let mut earlier = None;
+    if let Some(messages) = args.since_back {
+        // One that nobody is to get again.
+        plan.base = fill(&plan, 1)?.last_id;
+        earlier = Some(fill(&plan, messages)?);
+    }
     let before = usage()?;
     let connecting = clock.now();
-    let mut sockets = connect::web_sockets(&plan)?;
+    let mut sockets = match plan.since_back {
+        Some(_) => Vec::new(),
+        None => connect::web_sockets(&plan)?,
+    };
     if plan.load != Load::Messages {
-        plan.base_rev = take_snapshots(&mut sockets, &plan)?;
+        plan.base = take_snapshots(&mut sockets, &plan)?;
     }
     let connect_time = Duration::from_nanos(clock.now() - connecting);
     let connected = Connected::new(&plan)?;
@@ -73,28 +88,63 @@ pub(super) fn run(args: &Args) -> Result<Report, String> {
         start,
         end: start + nanos(args.idle_seconds.unwrap_or(args.seconds)),
     };
-    let subscribers = Subscribers::start(sockets, &plan, window, args.receivers)?;
-    let publishers = connected.start(&plan, window, &subscribers.progress)?;
+    let progress = Arc::new(Progress::default());
+    let subscribers = || {
+        Subscribers::start(
+            sockets,
+            &plan,
+            window,
+            args.receivers,
+            Arc::clone(&progress),
+        )
+    };
+    let (publishers, subscribers) = if plan.since_back.is_some() {
+        let publishers = connected.start(&plan, window, &progress)?;
+        clock.sleep_until(window.start);
+        (publishers, subscribers()?)
+    } else {
+        let subscribers = subscribers()?;
+        (connected.start(&plan, window, &progress)?, subscribers)
+    };
     clock.sleep_until(window.start);
-    let (from, own_from) = (usage()?, own_cpu()?);
-    clock.sleep_until(window.end);
-    let (to, own_to) = (usage()?, own_cpu()?);
+    let own_from = own_cpu()?;
+    let all_live = || {
+        let back = progress.came_back.load(Ordering::Relaxed);
+        let open = progress.open.load(Ordering::Relaxed);
+        let late = clock.now() > window.end + nanos(DRAIN);
+        plan.since_back.is_none() || back >= open as u64 || late
+    };
+    let mut soundings = Soundings::take(&server, window, clock, all_live)?;
+    let (to, own_to) = (soundings.last(), own_cpu()?);
 
-    let published = publishers.finish()?;
-    wait_for_deliveries(&subscribers.progress, clock);
+    let mut published = publishers.finish()?;
+    if let Some(earlier) = earlier {
+        published.add_earlier(earlier);
+    }
+    wait_for_deliveries(&progress, clock);
     let drain_time = Duration::from_nanos(clock.now().saturating_sub(window.end));
     if plan.publishers > 0 {
         std::thread::sleep(AFTERWARDS);
     }
+    if plan.churn.is_some() {
+        // As many connections as at the beginning, to see whether they cost as much.
+        let _publishers = Connected::new(&plan)?;
+        soundings.settle(&server, clock)?;
+    } else {
+        soundings.look(&server, clock)?;
+    }
     let received = subscribers.leave()?;
-    let cost = match (before, from, to) {
+    let cost = match (before, soundings.first(), to) {
         (Some(before), Some(from), Some(to)) => Some(Cost {
             cpu: to.cpu - from.cpu,
             before,
+            start: from,
             after: to,
+            soundings,
         }),
         _ => None,
     };
+    let last_back = progress.last_back.load(Ordering::Relaxed);
     Ok(Report {
         plan,
         idle: args.idle_seconds.is_some(),
@@ -107,6 +157,10 @@ pub(super) fn run(args: &Args) -> Result<Report, String> {
         first_malformed: received.first_malformed,
         verdict: Verdict::of(received.subscribers, &plan, &published),
         published,
+        gone: received.gone,
+        live_time: plan
+            .since_back
+            .map(|_| Duration::from_nanos(last_back.saturating_sub(window.start))),
         cost,
         own_cpu: own_to - own_from,
     })

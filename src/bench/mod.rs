@@ -8,8 +8,12 @@
 //! The checks are real: publishers collect the ids of acknowledged messages, subscribers the
 //! ids of delivered ones, and the two are compared as sets at the end. States of a feed may be
 //! skipped: their revs must ascend, and everybody must end on the last one.
+//!
+//! Subscribers may also stop reading, go and come back with `since` (`--stalled`, `--churn`,
+//! `--since-back`): each must get the same ids as those that stayed.
 
 mod arriving;
+mod churn;
 mod connect;
 mod exchange;
 mod feed_report;
@@ -25,8 +29,10 @@ mod received;
 mod receiver;
 mod report;
 mod requests;
+mod returning;
 mod scanner;
 mod server;
+mod soundings;
 mod state;
 mod state_reader;
 mod subscribers;
@@ -68,6 +74,21 @@ pub(crate) struct Args {
     /// WebSocket subscribers, spread evenly over the channels
     #[arg(long, value_name = "N", default_value_t = 1000)]
     subscribers: usize,
+
+    /// Of them, so many that read nothing until the measured time is over, and then must get
+    /// everything; see the server's `--write-timeout` and `--pong-timeout`
+    #[arg(long, value_name = "N", default_value_t = 0, conflicts_with_all = ["feed", "idle_seconds"])]
+    stalled: usize,
+
+    /// Subscribers per second of the measured time that, in turn, leave and come back at once with
+    /// `since`, vanish and come back later, or stop reading for as long (a quarter of the time, at most 45 s)
+    #[arg(long, value_name = "N", value_parser = positive, conflicts_with_all = ["feed", "idle_seconds"])]
+    churn: Option<f64>,
+
+    /// Publish N messages first; when the measured time begins, all subscribers connect at once, with
+    /// `since` before them. The run goes on until all are live
+    #[arg(long, value_name = "N", conflicts_with_all = ["feed", "idle_seconds", "churn", "stalled"])]
+    since_back: Option<u64>,
 
     /// Threads that receive for all of them
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = at_least_one)]

@@ -43,13 +43,22 @@ pub(super) struct Plan {
     pub(super) in_flight: usize,
     /// Messages or states per second, all publishers together; `None` for as fast as answers come.
     pub(super) rate: Option<f64>,
+    /// How many there are, all publishers together; `None` for as many as the time allows.
+    pub(super) messages: Option<u64>,
     pub(super) subscribers: usize,
+    /// Of them, those that read nothing until the measured time is over.
+    pub(super) stalled: usize,
+    /// Subscribers per second and receiving thread that go or stop reading for a while.
+    pub(super) churn: Option<f64>,
+    /// All connect at once, when the measured time begins, and ask for what came after `base`:
+    /// so many messages, spread over the channels, and what is published by then.
+    pub(super) since_back: Option<u64>,
     /// Messages or states that subscribers may be behind, on average, before publishers pause.
     pub(super) max_behind: Option<u64>,
     /// Length of a message's content, or of a state.
     pub(super) content_bytes: usize,
-    /// The feed's rev before anything is published.
-    pub(super) base_rev: u64,
+    /// The feed's rev, or an id, before anything is published that subscribers are to get.
+    pub(super) base: u64,
     pub(super) clock: Clock,
 }
 
@@ -71,6 +80,7 @@ pub(super) struct Schedule {
     gap: Option<f64>,
     first: f64,
     sent: u64,
+    most: u64,
 }
 
 impl Schedule {
@@ -82,11 +92,18 @@ impl Schedule {
             gap: slot.map(|slot| slot * plan.publishers as f64),
             first: start + slot.unwrap_or_default() * index as f64,
             sent: 0,
+            most: plan.messages.map_or(u64::MAX, |all| {
+                let publishers = plan.publishers as u64;
+                all / publishers + u64::from((index as u64) < all % publishers)
+            }),
         }
     }
 
-    /// When the next message is due, on the run's clock.
+    /// When the next message is due, on the run's clock: never, when all are sent.
     pub(super) fn due(&self) -> u64 {
+        if self.sent == self.most {
+            return u64::MAX;
+        }
         self.gap
             .map_or(0, |gap| (self.first + gap * self.sent as f64) as u64)
     }
@@ -125,10 +142,14 @@ mod tests {
                 via: Via::Http,
                 in_flight: 1,
                 rate: None,
+                messages: None,
                 subscribers: 0,
+                stalled: 0,
+                churn: None,
+                since_back: None,
                 max_behind: None,
                 content_bytes: 200,
-                base_rev: 0,
+                base: 0,
                 clock: Clock::start(),
             }
         }
@@ -164,5 +185,25 @@ mod tests {
             due,
             (0..20).map(|slot| slot * 50_000_000).collect::<Vec<_>>()
         );
+    }
+
+    #[test]
+    fn publishers_share_the_messages_and_end() {
+        let plan = Plan {
+            publishers: 3,
+            messages: Some(10),
+            ..Plan::for_tests(Load::Messages)
+        };
+        let shares = [0, 1, 2].map(|index| {
+            let mut schedule = Schedule::new(&plan, index);
+            (0..20)
+                .take_while(|_| {
+                    let is_due = schedule.due() == 0;
+                    schedule.count();
+                    is_due
+                })
+                .count()
+        });
+        assert_eq!(shares, [4, 3, 3]);
     }
 }

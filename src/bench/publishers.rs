@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::Via;
-use super::latency::{Histogram, Window};
+use super::latency::{Histogram, Window, nanos};
 use super::plan::{Plan, Schedule};
 use super::publish_http::HttpPublisher;
 use super::publish_ws::WsPublisher;
@@ -15,6 +15,10 @@ use super::tally::Ids;
 
 /// How long publishers pause until they look again whether subscribers have caught up.
 pub(super) const PAUSE: Duration = Duration::from_micros(200);
+
+/// Messages without an ack, and the longest time, when the store is filled.
+const FILL_IN_FLIGHT: usize = 256;
+const LONGEST_FILL: Duration = Duration::from_secs(600);
 
 /// What became of the published messages or states.
 #[derive(Debug)]
@@ -34,7 +38,11 @@ pub(super) struct Published {
     pub(super) first_refusal: Option<String>,
     /// Why a publisher gave up.
     pub(super) failure: Option<String>,
+    /// The same, while subscribers came back.
+    pub(super) latency_of_return: Histogram,
     window: Window,
+    /// How many of them.
+    returning: u64,
     /// Messages or states that subscribers may be behind, all subscribers' added up.
     max_outstanding: u64,
     /// Subscribers of each channel.
@@ -50,14 +58,20 @@ impl Published {
         };
         Self {
             acknowledged: vec![Ids::default(); channels],
-            last_id: plan.base_rev,
+            last_id: plan.base,
             unchanged: 0,
             in_window: 0,
             latency: Histogram::default(),
             refused: 0,
             first_refusal: None,
             failure: None,
+            latency_of_return: Histogram::default(),
             window,
+            returning: if plan.since_back.is_some() {
+                plan.subscribers as u64
+            } else {
+                0
+            },
             max_outstanding: plan.max_behind.map_or(u64::MAX, |behind| {
                 behind.saturating_mul(plan.subscribers as u64)
             }),
@@ -93,6 +107,20 @@ impl Published {
         self.in_window += u64::from(self.window.contains(now));
         if self.window.contains(sent) {
             self.latency.record(now.saturating_sub(sent));
+            if self.progress.came_back.load(Ordering::Relaxed) < self.returning {
+                self.latency_of_return.record(now.saturating_sub(sent));
+            }
+        }
+    }
+
+    /// Adds what was published before the subscribers connected, and is due to them all the same.
+    pub(super) fn add_earlier(&mut self, earlier: Self) {
+        self.last_id = self.last_id.max(earlier.last_id);
+        for (channel, ids) in earlier.acknowledged.into_iter().enumerate() {
+            self.acknowledged[channel].merge(ids);
+            self.progress
+                .due
+                .fetch_add(ids.count * self.audience[channel], Ordering::Relaxed);
         }
     }
 
@@ -110,10 +138,41 @@ impl Published {
         self.unchanged += other.unchanged;
         self.in_window += other.in_window;
         self.latency.merge(&other.latency);
+        self.latency_of_return.merge(&other.latency_of_return);
         self.refused += other.refused;
         self.first_refusal = self.first_refusal.take().or(other.first_refusal);
         self.failure = self.failure.take().or(other.failure);
     }
+}
+
+/// Publishes so many messages to channels that have no subscriber yet, as fast as it goes.
+pub(super) fn fill(plan: &Plan, messages: u64) -> Result<Published, String> {
+    let plan = Plan {
+        via: Via::Ws,
+        publishers: plan.channels.count,
+        in_flight: FILL_IN_FLIGHT,
+        rate: None,
+        messages: Some(messages),
+        subscribers: 0,
+        max_behind: None,
+        ..*plan
+    };
+    let now = plan.clock.now();
+    let window = Window {
+        start: now,
+        end: now + nanos(LONGEST_FILL),
+    };
+    let filled = Connected::new(&plan)?
+        .start(&plan, window, &Arc::default())?
+        .finish()?;
+    let acknowledged: u64 = filled.acknowledged.iter().map(|ids| ids.count).sum();
+    if acknowledged == messages {
+        return Ok(filled);
+    }
+    let fault = filled.failure.or(filled.first_refusal).unwrap_or_default();
+    Err(format!(
+        "only {acknowledged} of {messages} messages could be stored before the subscribers came: {fault}"
+    ))
 }
 
 /// The publishing threads.

@@ -2,18 +2,24 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
+use super::churn::Gone;
 use super::latency::Histogram;
 use super::receiver::Subscriber;
 
 /// What the main thread sees of the receiving threads while they run, and tells them.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
-    /// Deliveries that the acknowledged messages make, over all subscribers.
+    /// Deliveries that the acknowledged messages make, over all subscribers, and one for each
+    /// that is to be told that it has what it missed.
     pub(super) due: AtomicU64,
     /// Those that arrived; a state brings the ones left out before it with it.
     pub(super) delivered: AtomicU64,
     /// Subscribers whose connection stands.
     pub(super) open: AtomicUsize,
+    /// Subscribers that asked for what they had missed and have it.
+    pub(super) came_back: AtomicU64,
+    /// When the last of them had it, on the run's clock.
+    pub(super) last_back: AtomicU64,
     /// Set once: close all subscribers and end.
     pub(super) leave: AtomicBool,
 }
@@ -37,6 +43,7 @@ pub(super) struct Received {
     pub(super) malformed: u64,
     pub(super) first_malformed: Option<String>,
     pub(super) subscribers: Vec<Subscriber>,
+    pub(super) gone: Gone,
 }
 
 impl Received {
@@ -46,5 +53,6 @@ impl Received {
         self.malformed += other.malformed;
         self.first_malformed = self.first_malformed.take().or(other.first_malformed);
         self.subscribers.extend(other.subscribers);
+        self.gone += other.gone;
     }
 }

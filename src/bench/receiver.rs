@@ -8,13 +8,16 @@ use std::sync::atomic::Ordering;
 use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
 use rustix::fd::OwnedFd;
+use serde_json::Value;
 
 use super::arriving::{Arriving, Payload};
-use super::connect::{self, CLOSE, PONG};
+use super::churn::{Churn, Going};
+use super::connect::{self, CLOSE, Open, PONG};
 use super::latency::{Clock, Window};
 use super::plan::{Load, Plan};
 use super::reader::Reader;
 use super::received::{Progress, Received};
+use super::returning::Returning;
 use super::scanner::{self, Kind};
 use super::tally::Tally;
 
@@ -22,6 +25,9 @@ use super::tally::Tally;
 const READ_BYTES: usize = 128 << 10;
 /// Every so many messages or states one is read with a JSON parser and checked in full.
 const CHECKED: u64 = 1009;
+/// Longest sleep: while somebody is being connected, and else.
+const SHORT_PAUSE_NANOS: u32 = 1_000_000;
+const PAUSE_NANOS: u32 = 50_000_000;
 /// Longest wait for the answers to the closing handshakes.
 const LEAVING_NANOS: u64 = 2_000_000_000;
 /// Close codes of RFC 6455, 7.4.1: all is done, a close frame without a code, no close frame.
@@ -29,10 +35,26 @@ const NORMAL: u16 = 1000;
 const NO_CODE: u16 = 1005;
 const ABNORMAL: u16 = 1006;
 
+/// Where a subscriber begins.
+pub(super) struct Seat {
+    pub(super) channel: usize,
+    /// `None` for one that is still to connect, and then asks for what it has missed.
+    pub(super) socket: Option<Open>,
+    /// Reads nothing until the measured time is over.
+    pub(super) is_stalled: bool,
+}
+
 /// One subscriber's connection and what came over it.
 #[derive(Debug)]
 pub(super) struct Subscriber {
-    socket: TcpStream,
+    /// `None` while it is away.
+    socket: Option<TcpStream>,
+    /// It asked for what it had missed and was not told yet that it has it.
+    is_coming_back: bool,
+    /// Reads nothing for a while.
+    is_stalled: bool,
+    /// Latencies count for messages published since it was last live.
+    live_since: u64,
     pub(super) channel: usize,
     /// The beginning of a frame whose end has not arrived.
     tail: Vec<u8>,
@@ -46,6 +68,7 @@ pub(super) struct Subscriber {
 /// The state of the receiving thread.
 pub(super) struct Receiver {
     epoll: OwnedFd,
+    plan: Plan,
     clock: Clock,
     window: Window,
     /// One for each channel.
@@ -58,28 +81,42 @@ pub(super) struct Receiver {
     cut: u64,
     progress: Arc<Progress>,
     received: Received,
+    churn: Churn,
+    returning: Returning,
+    /// How many of them are on their way.
+    awaited: usize,
 }
 
 impl Receiver {
-    /// Takes over open WebSockets, each with its channel and the bytes that were read too far.
+    /// Takes over open WebSockets, and connects the subscribers that have none.
     pub(super) fn new(
-        sockets: Vec<(usize, TcpStream, Vec<u8>)>,
+        seats: Vec<Seat>,
         plan: &Plan,
         window: Window,
         progress: Arc<Progress>,
     ) -> std::io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        let mut subscribers = Vec::with_capacity(sockets.len());
-        for (index, (channel, socket, tail)) in sockets.into_iter().enumerate() {
-            socket.set_nonblocking(true)?;
-            let data = epoll::EventData::new_u64(index as u64);
-            epoll::add(&epoll, &socket, data, epoll::EventFlags::IN)?;
+        let mut churn = Churn::new(plan, window, seats.len());
+        let mut subscribers = Vec::with_capacity(seats.len());
+        for (index, seat) in seats.into_iter().enumerate() {
+            let (socket, tail) = seat.socket.unzip();
+            if let Some(socket) = &socket {
+                socket.set_nonblocking(true)?;
+                if seat.is_stalled {
+                    churn.stall_to_the_end(index);
+                } else {
+                    listen(&epoll, socket, index)?;
+                }
+            }
             subscribers.push(Subscriber {
                 socket,
-                channel,
-                tail,
+                is_coming_back: false,
+                is_stalled: seat.is_stalled,
+                live_since: 0,
+                channel: seat.channel,
+                tail: tail.unwrap_or_default(),
                 arriving: None,
-                tally: Tally::after(plan.base_rev),
+                tally: Tally::after(plan.base),
                 closed: None,
             });
         }
@@ -94,6 +131,7 @@ impl Receiver {
         };
         Ok(Self {
             epoll,
+            plan: *plan,
             clock: plan.clock,
             window,
             readers: (0..plan.channels.count).map(reader).collect(),
@@ -106,6 +144,9 @@ impl Receiver {
                 subscribers,
                 ..Received::default()
             },
+            churn,
+            returning: Returning::start(plan.address)?,
+            awaited: 0,
         })
     }
 
@@ -116,10 +157,19 @@ impl Receiver {
         let mut events = Vec::with_capacity(1024);
         let mut open = subscribers.len();
         let mut deadline = None;
+        for (index, subscriber) in subscribers.iter_mut().enumerate() {
+            if subscriber.socket.is_none() {
+                self.call_back(subscriber, index);
+            }
+        }
         while open > 0 && deadline.is_none_or(|deadline| self.clock.now() < deadline) {
             let pause = Timespec {
                 tv_sec: 0,
-                tv_nsec: 50_000_000,
+                tv_nsec: match self.awaited {
+                    0 => PAUSE_NANOS,
+                    _ => SHORT_PAUSE_NANOS,
+                }
+                .into(),
             };
             match epoll::wait(&self.epoll, spare_capacity(&mut events), Some(&pause)) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
@@ -132,10 +182,13 @@ impl Receiver {
                 };
                 open -= 1;
                 self.progress.open.fetch_sub(1, Ordering::Relaxed);
-                let _ = epoll::delete(&self.epoll, &subscriber.socket);
+                subscriber.socket = None;
                 // Whoever is leaving is closed because it asked for it.
                 subscriber.closed = deadline.is_none().then_some(code);
             }
+            open -= self.welcome(&mut subscribers);
+            self.go_and_rest(&mut subscribers)
+                .map_err(|error| format!("epoll: {error}"))?;
             if deadline.is_none() && self.progress.leave.load(Ordering::Relaxed) {
                 deadline = Some(self.clock.now() + LEAVING_NANOS);
                 subscribers
@@ -153,7 +206,10 @@ impl Receiver {
         let (tail, free) = buffer.split_at_mut(subscriber.tail.len());
         tail.copy_from_slice(&subscriber.tail);
         let kept = tail.len();
-        let read = match subscriber.socket.read(free) {
+        let Some(mut socket) = subscriber.socket.as_ref() else {
+            return Ok(());
+        };
+        let read = match socket.read(free) {
             // Also a frame that fills the whole buffer and is still incomplete.
             Ok(0) => return Err(ABNORMAL),
             Ok(read) => read,
@@ -164,10 +220,15 @@ impl Receiver {
             }
             Err(_) => return Err(ABNORMAL),
         };
-        // One date for all that this read brought: they arrived together.
+        self.take(subscriber, &buffer[..kept + read])
+    }
+
+    /// Takes all complete frames; fails with a close code when the connection has ended.
+    fn take(&mut self, subscriber: &mut Subscriber, bytes: &[u8]) -> Result<(), u16> {
+        // One date for all that a read brought: they arrived together.
         let now = self.clock.now();
         let (before, advanced) = (self.delivered, self.advanced);
-        let ended = self.take_frames(subscriber, &buffer[..kept + read], now);
+        let ended = self.take_frames(subscriber, bytes, now);
         let delivered = self.delivered - before;
         if self.window.contains(now) {
             self.received.in_window += delivered;
@@ -234,6 +295,13 @@ impl Receiver {
     ) {
         let delivery = match self.readers[subscriber.channel].read(payload, is_checked) {
             Ok(delivery) => delivery,
+            Err(_) if subscriber.has_caught_up(payload.kept, now) => {
+                self.received.gone.caught_up += 1;
+                self.progress.last_back.fetch_max(now, Ordering::Relaxed);
+                self.progress.came_back.fetch_add(1, Ordering::Relaxed);
+                self.progress.delivered.fetch_add(1, Ordering::Relaxed);
+                return;
+            }
             Err(fault) => return self.note(fault),
         };
         self.delivered += 1;
@@ -242,11 +310,87 @@ impl Receiver {
             Reader::Messages(_) => 1,
             Reader::States(_) => step,
         };
-        if self.window.contains(delivery.sent) {
+        if self.window.contains(delivery.sent) && delivery.sent >= subscriber.live_since {
             self.received
                 .latency
                 .record(now.saturating_sub(delivery.sent));
         }
+    }
+
+    /// Lets a subscriber connect again, with its last id.
+    fn call_back(&mut self, subscriber: &mut Subscriber, index: usize) {
+        subscriber.is_coming_back = true;
+        subscriber.live_since = u64::MAX;
+        self.awaited += 1;
+        self.received.gone.returns += 1;
+        self.progress.due.fetch_add(1, Ordering::Relaxed);
+        let path = self.plan.path(subscriber.channel);
+        let since = subscriber.tally.last;
+        self.returning
+            .connect(index, format!("{path}?since={since}"));
+    }
+
+    /// Takes over the connections of those that come back, and returns how many could not.
+    fn welcome(&mut self, subscribers: &mut [Subscriber]) -> usize {
+        let mut lost = 0;
+        while let Some((index, connected)) = self.returning.connected() {
+            self.awaited -= 1;
+            let subscriber = &mut subscribers[index];
+            let taken = connected.and_then(|(socket, early)| {
+                socket
+                    .set_nonblocking(true)
+                    .and_then(|()| Ok(listen(&self.epoll, &socket, index)?))
+                    .map_err(|error| format!("epoll: {error}"))?;
+                subscriber.socket = Some(socket);
+                self.take(subscriber, &early)
+                    .map_err(|code| format!("closed with {code}"))
+            });
+            if let Err(fault) = taken {
+                lost += 1;
+                self.progress.open.fetch_sub(1, Ordering::Relaxed);
+                subscriber.socket = None;
+                subscriber.closed = Some(ABNORMAL);
+                self.note(format!("subscriber {index} could not come back: {fault}"));
+            }
+        }
+        lost
+    }
+
+    /// Lets subscribers go, fall asleep, come back and wake up, when it is their time.
+    fn go_and_rest(&mut self, subscribers: &mut [Subscriber]) -> rustix::io::Result<()> {
+        let now = self.clock.now();
+        while let Some(index) = self.churn.rested(now) {
+            let subscriber = &mut subscribers[index];
+            if let (true, Some(socket)) = (subscriber.is_stalled, &subscriber.socket) {
+                listen(&self.epoll, socket, index)?;
+                subscriber.is_stalled = false;
+                subscriber.live_since = now;
+            } else if subscriber.closed.is_none() {
+                self.call_back(subscriber, index);
+            }
+        }
+        while let Some((index, going)) = self.churn.next(now) {
+            let subscriber = &mut subscribers[index];
+            if subscriber.is_stalled || subscriber.is_coming_back {
+                continue;
+            }
+            let Some(socket) = &subscriber.socket else {
+                continue;
+            };
+            if going == Going::Stalls {
+                epoll::delete(&self.epoll, socket)?;
+                subscriber.is_stalled = true;
+            } else {
+                if going == Going::Leaves {
+                    subscriber.send(CLOSE, &NORMAL.to_be_bytes());
+                }
+                subscriber.socket = None;
+                subscriber.tail.clear();
+            }
+            self.received.gone.count(going);
+            self.churn.rest(index, going, now);
+        }
+        Ok(())
     }
 
     fn note(&mut self, fault: String) {
@@ -255,13 +399,35 @@ impl Receiver {
     }
 }
 
+fn listen(epoll: &OwnedFd, socket: &TcpStream, index: usize) -> rustix::io::Result<()> {
+    let data = epoll::EventData::new_u64(index as u64);
+    epoll::add(epoll, socket, data, epoll::EventFlags::IN)
+}
+
 impl Subscriber {
+    /// Whether this is the frame that ends what a subscriber has missed, where one is due.
+    fn has_caught_up(&mut self, payload: &[u8], now: u64) -> bool {
+        if !self.is_coming_back {
+            return false;
+        }
+        let frame: Value = serde_json::from_slice(payload).unwrap_or_default();
+        let (true, Some(head)) = (frame["type"] == "caught_up", frame["head"].as_u64()) else {
+            return false;
+        };
+        self.tally.caught_up(head);
+        self.is_coming_back = false;
+        self.live_since = now;
+        true
+    }
+
     /// Sends a control frame. It always fits: a subscriber sends nothing else. If the
     /// connection is gone, the next read tells.
     fn send(&self, opcode: u8, payload: &[u8]) {
         let mut frame = Vec::with_capacity(16);
         connect::push_masked(&mut frame, opcode, payload);
-        let _ = (&self.socket).write_all(&frame);
+        if let Some(mut socket) = self.socket.as_ref() {
+            let _ = socket.write_all(&frame);
+        }
     }
 }
 
@@ -269,4 +435,38 @@ fn close_code(payload: &[u8]) -> u16 {
     payload
         .first_chunk()
         .map_or(NO_CODE, |code| u16::from_be_bytes(*code))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_promised_frame_makes_one_live() {
+        let frame = r#"{"type":"caught_up","head":7}"#;
+        let gap = r#"{"type":"gap","since":1,"oldest":2,"head":7,"reason":"retention"}"#;
+        for (is_coming_back, frame, expected) in [
+            (true, frame, true),
+            (false, frame, false),
+            (true, gap, false),
+            (true, r#"{"type":"caught_up"}"#, false),
+            (true, "{", false),
+        ] {
+            let mut subscriber = Subscriber {
+                socket: None,
+                is_coming_back,
+                is_stalled: false,
+                live_since: u64::MAX,
+                channel: 0,
+                tail: Vec::new(),
+                arriving: None,
+                tally: Tally::after(5),
+                closed: None,
+            };
+            let is_live = subscriber.has_caught_up(frame.as_bytes(), 9);
+            assert_eq!(is_live, expected, "{frame}");
+            let told = if expected { (9, 7) } else { (u64::MAX, 5) };
+            assert_eq!((subscriber.live_since, subscriber.tally.last), told);
+        }
+    }
 }

@@ -5,10 +5,12 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::Via;
+use super::churn::Gone;
 use super::latency::{Histogram, Window};
 use super::plan::{Load, Plan};
 use super::publishers::Published;
 use super::server::Usage;
+use super::soundings::Soundings;
 use super::subscribers::Verdict;
 use super::text::count;
 
@@ -29,6 +31,10 @@ pub(super) struct Report {
     pub(super) malformed: u64,
     pub(super) first_malformed: Option<String>,
     pub(super) verdict: Verdict,
+    /// Subscribers that went and came.
+    pub(super) gone: Gone,
+    /// From the beginning of the measured time until all that came back had what they had missed.
+    pub(super) live_time: Option<Duration>,
     /// `None` for a server whose process is not known.
     pub(super) cost: Option<Cost>,
     /// CPU time of this program in the measured time.
@@ -42,8 +48,12 @@ pub(super) struct Cost {
     pub(super) cpu: Duration,
     /// Before the first subscriber connected.
     pub(super) before: Usage,
-    /// At the end of the measured time.
+    /// At the beginning of the measured time.
+    pub(super) start: Usage,
+    /// At its end.
     pub(super) after: Usage,
+    /// From the beginning to when all had arrived.
+    pub(super) soundings: Soundings,
 }
 
 impl Cost {
@@ -85,6 +95,16 @@ impl Report {
             "messages_per_second": self.per_second(self.published.in_window),
             "missing": findings.missing,
             "duplicated": findings.duplicated,
+            "stalled": self.plan.stalled,
+            "gone": {
+                "left": self.gone.left,
+                "vanished": self.gone.vanished,
+                "stalled": self.gone.stalled,
+                "came_back": self.gone.caught_up,
+            },
+            "live_seconds": self.live_time.map(|time| time.as_secs_f64()),
+            "replayed_per_second": self.replayed_per_second(),
+            "publish_ms_until_live": percentiles(&self.published.latency_of_return),
         })
     }
 
@@ -117,6 +137,9 @@ impl Report {
                 "resident_kib_before_subscribers": cost.before.resident_kib,
                 "kib_per_subscriber": cost.kib_per_subscriber(self.plan.subscribers),
                 "threads": cost.after.threads,
+                "resident_kib_grown": cost.after.resident_kib as i64 - cost.start.resident_kib as i64,
+                "resident_kib_most": cost.soundings.most_resident_kib(),
+                "soundings": cost.soundings.json(self.measured),
             })),
             "fault": self.verdict().err(),
         })
@@ -144,6 +167,13 @@ impl Report {
                 faults.push(format!("{} {what}", count(number)));
             }
         }
+        if self.gone.caught_up != self.gone.returns {
+            faults.push(format!(
+                "{} came back and only {} were told that they have what they missed",
+                count(self.gone.returns),
+                count(self.gone.caught_up)
+            ));
+        }
         for (code, number) in &self.verdict.closed {
             faults.push(format!(
                 "{} closed by the server with {code}",
@@ -170,6 +200,14 @@ impl Report {
         } else {
             Err(faults.join("; "))
         }
+    }
+
+    /// Messages that had been missed, brought to all that came back, per second until they were live.
+    pub(super) fn replayed_per_second(&self) -> Option<f64> {
+        let plan = &self.plan;
+        let each = plan.since_back? / plan.channels.count as u64;
+        let seconds = self.live_time?.as_secs_f64();
+        (seconds > 0.0).then(|| (each * plan.subscribers as u64) as f64 / seconds)
     }
 
     pub(super) fn via(&self) -> &'static str {

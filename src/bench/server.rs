@@ -149,6 +149,8 @@ pub(super) struct Usage {
     pub(super) cpu: Duration,
     pub(super) resident_kib: u64,
     pub(super) threads: u64,
+    /// Open files and sockets; `None` for a process of somebody else.
+    pub(super) descriptors: Option<u64>,
 }
 
 impl Usage {
@@ -158,8 +160,13 @@ impl Usage {
             std::fs::read_to_string(&path)
                 .map_err(|error| format!("can't read {path} (has the process ended?): {error}"))
         };
-        Self::parse(&read("stat")?, &read("status")?)
-            .ok_or_else(|| format!("can't understand /proc/{pid}/stat"))
+        let open = std::fs::read_dir(format!("/proc/{pid}/fd")).ok();
+        let usage = Self::parse(&read("stat")?, &read("status")?)
+            .ok_or_else(|| format!("can't understand /proc/{pid}/stat"))?;
+        Ok(Self {
+            descriptors: open.map(|open| open.count() as u64),
+            ..usage
+        })
     }
 
     /// See proc_pid_stat(5): the fields after the command, which ends at the last parenthesis,
@@ -182,6 +189,7 @@ impl Usage {
             cpu: TICK * (field(14)? + field(15)?),
             resident_kib: resident.trim().strip_suffix(" kB")?.parse().ok()?,
             threads: u64::from(field(20)?),
+            descriptors: None,
         })
     }
 }
@@ -214,5 +222,6 @@ mod tests {
     fn this_process_uses_memory_and_a_thread() {
         let usage = Usage::of(std::process::id() as i32).expect("this process");
         assert!(usage.resident_kib > 100 && usage.threads >= 1);
+        assert!(usage.descriptors >= Some(3));
     }
 }

@@ -7,11 +7,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 
+use super::connect::Open;
 use super::latency::Window;
 use super::plan::{Load, Plan};
 use super::publishers::Published;
 use super::received::{Progress, Received};
-use super::receiver::{Receiver, Subscriber};
+use super::receiver::{Receiver, Seat, Subscriber};
 use super::scanner::{self, Kind, shortened};
 use super::state_reader::StateReader;
 use super::tally::Findings;
@@ -32,10 +33,7 @@ pub(super) struct Verdict {
 }
 
 /// Reads the first frame of every subscriber of a feed, its state so far, and returns its rev.
-pub(super) fn take_snapshots(
-    sockets: &mut [(TcpStream, Vec<u8>)],
-    plan: &Plan,
-) -> Result<u64, String> {
+pub(super) fn take_snapshots(sockets: &mut [Open], plan: &Plan) -> Result<u64, String> {
     let reader = StateReader::new(&plan.channels.name(0), plan.content_bytes);
     let mut revs = BTreeSet::new();
     for (socket, tail) in sockets {
@@ -73,23 +71,29 @@ fn take_snapshot(
 /// The receiving threads.
 #[derive(Debug)]
 pub(super) struct Subscribers {
-    pub(super) progress: Arc<Progress>,
+    progress: Arc<Progress>,
     threads: Vec<JoinHandle<Result<Received, String>>>,
 }
 
 impl Subscribers {
     /// Takes over the open WebSockets; socket n is on channel n modulo the number of channels.
+    /// Subscribers without one connect now, and ask for what they have missed.
     pub(super) fn start(
-        sockets: Vec<(TcpStream, Vec<u8>)>,
+        sockets: Vec<Open>,
         plan: &Plan,
         window: Window,
         receivers: usize,
+        progress: Arc<Progress>,
     ) -> Result<Self, String> {
         let mut shares: Vec<_> = (0..receivers).map(|_| Vec::new()).collect();
-        for (index, (socket, tail)) in sockets.into_iter().enumerate() {
-            shares[index % receivers].push((index % plan.channels.count, socket, tail));
+        let mut sockets = sockets.into_iter();
+        for index in 0..plan.subscribers {
+            shares[index % receivers].push(Seat {
+                channel: index % plan.channels.count,
+                socket: sockets.next(),
+                is_stalled: index < plan.stalled,
+            });
         }
-        let progress = Arc::new(Progress::default());
         let start = |share| -> std::io::Result<_> {
             let receiver = Receiver::new(share, plan, window, Arc::clone(&progress))?;
             let thread = std::thread::Builder::new().name("subscribers".to_owned());
@@ -125,7 +129,7 @@ impl Verdict {
             let findings = match plan.load {
                 Load::Messages => tally.compare(published.acknowledged[subscriber.channel]),
                 Load::States | Load::EqualStates => {
-                    tally.compare_states(plan.base_rev + 1, published.last_id)
+                    tally.compare_states(plan.base + 1, published.last_id)
                 }
             };
             match subscriber.closed {

@@ -26,7 +26,7 @@ impl Ids {
 pub(super) struct Tally {
     /// Ids that came in ascending order, each greater than all before it.
     ascending: Ids,
-    last: u64,
+    pub(super) last: u64,
     /// Ids that were not greater than one before them: doubled or out of order, rare.
     late: Vec<u64>,
 }
@@ -65,6 +65,12 @@ impl Tally {
             self.late.push(id);
         }
         step
+    }
+
+    /// Takes the server's word that nothing up to `head` is still to come: what comes all the
+    /// same is late.
+    pub(super) fn caught_up(&mut self, head: u64) {
+        self.last = self.last.max(head);
     }
 
     /// Compares with the revs of a feed, `first` to `last`: some may be left out, not the last.
@@ -162,6 +168,24 @@ mod tests {
                 skipped: 0,
             };
             assert_eq!(tally.compare(ids), expected, "received {received:?}");
+        }
+    }
+
+    #[test]
+    fn what_comes_after_the_server_said_it_was_all_is_late() {
+        let mut acknowledged = Ids::default();
+        for id in [3, 4, 5] {
+            acknowledged.add(id);
+        }
+        for (head, out_of_order) in [(3, 0), (4, 1)] {
+            let mut tally = Tally::default();
+            tally.add(3);
+            tally.caught_up(head);
+            for id in [4, 5] {
+                tally.add(id);
+            }
+            let findings = tally.compare(acknowledged);
+            assert_eq!((findings.missing, findings.out_of_order), (0, out_of_order));
         }
     }
 

@@ -6,6 +6,7 @@ use super::Via;
 use super::latency::Histogram;
 use super::plan::Load;
 use super::report::{Report, SHARES};
+use super::server::Usage;
 
 impl Report {
     /// The report in a dozen lines: what was run, then a figure per line with its details.
@@ -41,6 +42,34 @@ impl Report {
                 "s after the measured time",
             );
         }
+        if let Some(time) = self.live_time {
+            let replayed = self.replayed_per_second().unwrap_or_default();
+            let meanwhile = spread(
+                "from call to answer meanwhile",
+                &self.published.latency_of_return,
+            );
+            line(
+                "live",
+                &seconds(time),
+                &format!(
+                    "s until all had what they missed, {} messages/s{meanwhile}",
+                    count(replayed as u64)
+                ),
+            );
+        }
+        if self.plan.churn.is_some() {
+            let gone = self.gone;
+            line(
+                "came back",
+                &count(gone.caught_up),
+                &format!(
+                    "of {} that left and {} that vanished; {} read nothing for a while",
+                    count(gone.left),
+                    count(gone.vanished),
+                    count(gone.stalled)
+                ),
+            );
+        }
         line(
             "connected",
             &seconds(self.connect_time),
@@ -68,6 +97,14 @@ impl Report {
                 &format!("KiB{}", each.unwrap_or_default()),
             );
             line("threads", &count(cost.after.threads), "");
+            if let (Some(start), Some(end)) = (cost.soundings.first(), cost.soundings.last()) {
+                let descriptors = |usage: Usage| count(usage.descriptors.unwrap_or_default());
+                line(
+                    "descriptors",
+                    &descriptors(start),
+                    &format!("at first, {} at last", descriptors(end)),
+                );
+            }
         }
         line("generator", &seconds(self.own_cpu), "s CPU");
         out
