@@ -18,6 +18,7 @@ use common::{median, middle, shown};
 
 /// What there must be no more of after a soak.
 const COUNTED: [&str; 2] = ["threads", "descriptors"];
+const CPU: &str = "/server/cpu_seconds_per_million_deliveries";
 const PATIENT: &str = "-- --write-timeout 1h --pong-timeout 1h";
 
 #[derive(Parser)]
@@ -136,12 +137,19 @@ fn stalled(size: &Size) -> Result<(), String> {
             reports.push(report);
         }
     }
-    heading(&["messages", "arrival p50 ms", "p99 ms", "memory grown KiB"]);
+    heading(&[
+        "messages",
+        "arrival p50 ms",
+        "p99 ms",
+        "CPU s per million",
+        "memory grown KiB",
+    ]);
     for (name, reports) in [("all read", &without), ("one does not", &with)] {
         let figures = [
             ("/messages", 0),
             ("/delivery_ms/p50", 2),
             ("/delivery_ms/p99", 2),
+            (CPU, 2),
             ("/server/resident_kib_grown", 0),
         ];
         row(
@@ -165,6 +173,7 @@ fn stalled(size: &Size) -> Result<(), String> {
             String::new(),
             times(paired("/delivery_ms/p50", std::ops::Div::div)),
             times(paired("/delivery_ms/p99", std::ops::Div::div)),
+            times(paired(CPU, std::ops::Div::div)),
             shown(paired("/server/resident_kib_grown", std::ops::Sub::sub), 0),
         ],
     );
