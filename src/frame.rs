@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::protocol::{Feed, Message, MessageId, Rev};
+use crate::protocol::{Feed, Message, MessageId, MessageView, Rev};
 
 /// Longest frame header: opcode, length marker and a 64-bit length, no mask.
 const MAX_HEADER: usize = 10;
@@ -111,15 +111,6 @@ impl Chunk {
         Self::raw(bytes)
     }
 
-    /// All these frames and messages as text frames, in order.
-    pub fn messages(before: Option<&Self>, messages: &[Message]) -> Self {
-        let mut bytes = before.map_or_else(Vec::new, |chunk| chunk.bytes().to_vec());
-        for message in messages {
-            bytes.extend_from_slice(MessageFrame::new(message).chunk().bytes());
-        }
-        Self::raw(bytes)
-    }
-
     /// What goes to the socket.
     pub fn bytes(&self) -> &[u8] {
         &self.0.buffer[self.0.start..]
@@ -156,18 +147,62 @@ impl Chunk {
         let mut buffer = Vec::with_capacity(MAX_HEADER + length);
         buffer.resize(MAX_HEADER, 0);
         write(&mut buffer);
-        let length = buffer.len() - MAX_HEADER;
-        let (marker, extended): (u8, &[u8]) = match length {
-            0..=125 => (length as u8, &[]),
-            126..=0xFFFF => (126, &(length as u16).to_be_bytes()),
-            _ => (127, &(length as u64).to_be_bytes()),
-        };
-        let header = 2 + extended.len();
-        let start = MAX_HEADER - header;
-        buffer[start] = opcode;
-        buffer[start + 1] = marker;
-        buffer[start + 2..MAX_HEADER].copy_from_slice(extended);
-        (Self(Arc::new(Encoded { buffer, start })), header)
+        let (header, length) = header(opcode, buffer.len() - MAX_HEADER);
+        let start = MAX_HEADER - length;
+        buffer[start..MAX_HEADER].copy_from_slice(&header[..length]);
+        (Self(Arc::new(Encoded { buffer, start })), length)
+    }
+}
+
+/// The header of a frame with so many bytes of payload, in the shortest form, and its length.
+fn header(opcode: u8, payload: usize) -> ([u8; MAX_HEADER], usize) {
+    let (marker, extended): (u8, &[u8]) = match payload {
+        0..=125 => (payload as u8, &[]),
+        126..=0xFFFF => (126, &(payload as u16).to_be_bytes()),
+        _ => (127, &(payload as u64).to_be_bytes()),
+    };
+    let mut header = [0; MAX_HEADER];
+    header[..2].copy_from_slice(&[opcode, marker]);
+    header[2..2 + extended.len()].copy_from_slice(extended);
+    (header, 2 + extended.len())
+}
+
+const BEFORE_MESSAGE: &[u8] = br#"{"type":"message","data":"#;
+const AFTER_MESSAGE: &[u8] = b"}";
+
+/// Messages as the frames that subscribers get, encoded one behind the other.
+#[derive(Debug, Default)]
+pub struct MessageFrames {
+    bytes: Vec<u8>,
+    /// One payload at a time, to know its length before its header is written.
+    payload: Vec<u8>,
+    last: Option<MessageId>,
+}
+
+impl MessageFrames {
+    /// Adds a message.
+    pub fn push(&mut self, message: &MessageView<'_>) {
+        self.payload.clear();
+        self.payload.extend_from_slice(BEFORE_MESSAGE);
+        write_json(&mut self.payload, message);
+        self.payload.extend_from_slice(AFTER_MESSAGE);
+        let (header, length) = header(TEXT, self.payload.len());
+        self.bytes.extend_from_slice(&header[..length]);
+        self.bytes.extend_from_slice(&self.payload);
+        self.last = Some(message.id);
+    }
+
+    /// The id of the last one.
+    pub fn last(&self) -> Option<MessageId> {
+        self.last
+    }
+
+    /// All of them, behind another chunk if there is one.
+    pub fn into_chunk(self, before: Option<&Chunk>) -> Chunk {
+        match before {
+            None => Chunk::raw(self.bytes),
+            Some(before) => Chunk::concat(&[before.clone(), Chunk::raw(self.bytes)]),
+        }
     }
 }
 
@@ -183,15 +218,13 @@ pub struct MessageFrame {
 impl MessageFrame {
     /// Encodes `{"type":"message","data":<message>}` as a text frame.
     pub fn new(message: &Message) -> Self {
-        const BEFORE: &[u8] = br#"{"type":"message","data":"#;
-        const AFTER: &[u8] = b"}";
         let about = 256 + message.author.len() + message.content.len();
         let (chunk, header) = Chunk::encode(TEXT, about, |buffer| {
-            buffer.extend_from_slice(BEFORE);
+            buffer.extend_from_slice(BEFORE_MESSAGE);
             write_json(buffer, message);
-            buffer.extend_from_slice(AFTER);
+            buffer.extend_from_slice(AFTER_MESSAGE);
         });
-        let json = header + BEFORE.len()..chunk.len() - AFTER.len();
+        let json = header + BEFORE_MESSAGE.len()..chunk.len() - AFTER_MESSAGE.len();
         Self {
             id: message.id,
             chunk,
@@ -320,6 +353,15 @@ mod tests {
             serde_json::to_vec(&message).expect("JSON")
         );
         assert!(frame.chunk().bytes().ends_with(b"}}"));
+        let mut frames = MessageFrames::default();
+        frames.push(&message.view());
+        frames.push(&message.view());
+        assert_eq!(frames.last(), Some(MessageId(7)));
+        let twice = [frame.chunk().clone(), frame.chunk().clone()];
+        assert_eq!(
+            frames.into_chunk(None),
+            Chunk::raw(Chunk::concat(&twice).bytes().to_vec())
+        );
     }
 
     #[test]

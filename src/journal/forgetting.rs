@@ -19,6 +19,9 @@ const WORTH_IT: Step = Step {
     bytes: 512 << 10,
 };
 
+/// Steps at the end, so that a shutdown takes no longer for it.
+const LAST_STEPS: usize = 16;
+
 /// What the journal's thread remembers of it.
 pub(super) struct Forgetting {
     retention: Retention,
@@ -59,6 +62,17 @@ impl Forgetting {
     /// Whether it is time for a step.
     pub(super) fn is_due(&self) -> bool {
         self.more || self.come.messages >= WORTH_IT.messages || self.come.bytes >= WORTH_IT.bytes
+    }
+
+    /// At the end: what is left, as far as a few steps go.
+    pub(super) fn finish(&mut self, writer: &mut dyn Writer) {
+        self.look();
+        for _ in 0..LAST_STEPS {
+            if self.is_off() || !self.is_due() {
+                return;
+            }
+            self.step(writer);
+        }
     }
 
     /// Deletes some of the messages that are not to be kept: twice what has come, so that it

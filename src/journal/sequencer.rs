@@ -83,7 +83,7 @@ impl Sequencer {
             }
             self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
             if stopping {
-                return;
+                return self.forgetting.finish(self.writer.as_mut());
             }
         }
     }

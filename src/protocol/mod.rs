@@ -5,7 +5,7 @@ mod feed;
 mod server;
 mod state;
 
-use std::borrow::Borrow;
+use std::borrow::{Borrow, Cow};
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -171,6 +171,48 @@ pub struct Message {
     pub provider: Option<String>,
     /// As published.
     pub token_count: Option<i64>,
+}
+
+impl Message {
+    /// The same, borrowed.
+    pub fn view(&self) -> MessageView<'_> {
+        MessageView {
+            id: self.id,
+            channel_id: self.channel_id.as_str().into(),
+            author: self.author.as_str().into(),
+            content: self.content.as_str().into(),
+            timestamp: self.timestamp.as_str().into(),
+            lane: self.lane.as_deref().map(Cow::Borrowed),
+            provider: self.provider.as_deref().map(Cow::Borrowed),
+            token_count: self.token_count,
+        }
+    }
+}
+
+/// A stored message that is only looked at: the same JSON as a [`Message`]'s.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[expect(missing_docs, reason = "the fields are those of `Message`")]
+pub struct MessageView<'a> {
+    pub id: MessageId,
+    pub channel_id: Cow<'a, str>,
+    pub author: Cow<'a, str>,
+    pub content: Cow<'a, str>,
+    pub timestamp: Cow<'a, str>,
+    pub lane: Option<Cow<'a, str>>,
+    pub provider: Option<Cow<'a, str>>,
+    pub token_count: Option<i64>,
+}
+
+impl MessageView<'_> {
+    /// Bytes it takes in a page, roughly.
+    pub fn size(&self) -> usize {
+        let optional = |text: &Option<Cow<'_, str>>| text.as_ref().map_or(0, |text| text.len());
+        160 + self.channel_id.len()
+            + self.author.len()
+            + self.content.len()
+            + optional(&self.lane)
+            + optional(&self.provider)
+    }
 }
 
 /// A field that is missing or wrong.

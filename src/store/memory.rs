@@ -6,9 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::totals::Totals;
 use super::{
     Batch, ChannelTotals, Missed, MissedPage, Page, PageBudget, Reader, Rule, Step, StoredState,
-    Summary, Writer, size,
+    Summary, Writer,
 };
 use crate::error::Result;
+use crate::frame::MessageFrames;
 use crate::protocol::{Channel, Draft, Message, MessageId};
 
 /// Shared by its writer and readers. Bounded by `max_bytes`: the oldest messages make room.
@@ -77,7 +78,7 @@ impl Inner {
     fn push(&mut self, draft: &Draft, timestamp: &str) -> MessageId {
         self.head = MessageId(self.head.0 + 1);
         let message = Arc::new(draft.committed(self.head, timestamp));
-        self.bytes += size(&message);
+        self.bytes += message.view().size();
         self.totals.add(&(&*message).into());
         self.channels
             .entry(draft.channel_id.clone())
@@ -103,7 +104,7 @@ impl Inner {
         let Some(message) = self.messages.pop_front() else {
             return;
         };
-        self.bytes -= size(&message);
+        self.bytes -= message.view().size();
         self.totals.remove(&(&*message).into());
         if let Some(channel) = self.channels.get_mut(&message.channel_id) {
             channel.pop_front();
@@ -138,7 +139,7 @@ impl Inner {
                 .min(end);
             let taken = messages
                 .range(start..end)
-                .take_while(|message| budget.takes(message))
+                .take_while(|message| budget.takes(message.view().size()))
                 .cloned()
                 .collect();
             return (taken, !budget.exceeded);
@@ -146,7 +147,7 @@ impl Inner {
         let mut newest: Vec<Arc<Message>> = messages
             .range(..end)
             .rev()
-            .take_while(|message| budget.takes(message))
+            .take_while(|message| budget.takes(message.view().size()))
             .cloned()
             .collect();
         newest.reverse();
@@ -175,8 +176,13 @@ impl Reader for Ring {
     fn missed(&self, missed: &Missed<'_>) -> Result<MissedPage> {
         let page = missed.page();
         let ((messages, complete), oldest) = self.locked(|ring| (ring.page(&page), ring.oldest()));
+        // Encoded outside the lock, which the journal needs.
+        let mut frames = MessageFrames::default();
+        messages
+            .iter()
+            .for_each(|message| frames.push(&message.view()));
         Ok(MissedPage {
-            messages: copies(&messages),
+            frames,
             complete,
             oldest,
         })

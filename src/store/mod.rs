@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use crate::config::{Config, Database};
 use crate::error::Result;
+use crate::frame::MessageFrames;
 use crate::history::Transition;
 use crate::protocol::{Channel, Draft, Feed, Message, MessageId, Rev};
 
@@ -143,8 +144,8 @@ pub struct Missed<'a> {
 /// A page of what a subscriber has missed.
 #[derive(Debug)]
 pub struct MissedPage {
-    /// In ascending order of ids.
-    pub messages: Vec<Message>,
+    /// The messages in ascending order of ids, encoded: nothing else is done with them.
+    pub frames: MessageFrames,
     /// There is no more of it up to the head.
     pub complete: bool,
     /// The oldest message of all that was kept at that moment, see [`Reader::oldest`].
@@ -180,16 +181,6 @@ pub fn open(config: &Config) -> Result<(Box<dyn Writer>, Arc<dyn Reader>)> {
     }
 }
 
-/// Bytes a message takes in a page, roughly.
-fn size(message: &Message) -> usize {
-    let optional = |text: &Option<String>| text.as_ref().map_or(0, String::len);
-    160 + message.channel_id.as_str().len()
-        + message.author.len()
-        + message.content.len()
-        + optional(&message.lane)
-        + optional(&message.provider)
-}
-
 /// Takes messages until the page is full.
 struct PageBudget {
     messages: usize,
@@ -209,9 +200,8 @@ impl PageBudget {
         }
     }
 
-    /// Whether this message still belongs to the page.
-    fn takes(&mut self, message: &Message) -> bool {
-        let size = size(message);
+    /// Whether a message of this size still belongs to the page.
+    fn takes(&mut self, size: usize) -> bool {
         self.exceeded |= self.messages == 0 || (size > self.bytes && !self.first);
         if !self.exceeded {
             self.messages -= 1;

@@ -168,11 +168,11 @@ impl CatchUp {
                 reason: GapReason::Retention,
             })
         });
-        let last = match page.messages.last() {
-            Some(last) if !page.complete => last.id,
+        let last = match page.frames.last() {
+            Some(last) if !page.complete => last,
             _ => until,
         };
-        client.feed_missed(&Chunk::messages(gap.as_ref(), &page.messages), last);
+        client.feed_missed(&page.frames.into_chunk(gap.as_ref()), last);
         Ok(true)
     }
 

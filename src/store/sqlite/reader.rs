@@ -5,9 +5,10 @@ use std::sync::{Mutex, PoisonError};
 use rusqlite::{Connection, OptionalExtension, named_params, params};
 
 use super::pool::Pool;
-use super::rows::{counted, id, integer, message, rowid, text};
+use super::rows::{counted, id, integer, message, rowid, text, view};
 use crate::error::Result;
-use crate::protocol::{Channel, Message, MessageId, Rev, State};
+use crate::frame::MessageFrames;
+use crate::protocol::{Channel, Message, MessageId, MessageView, Rev, State};
 use crate::store::totals::Totals;
 use crate::store::{
     ChannelTotals, Missed, MissedPage, Page, PageBudget, Reader, StoredState, Summary,
@@ -57,9 +58,12 @@ impl Reader for SqliteReader {
     }
 
     fn page(&self, page: &Page) -> Result<Vec<Message>> {
-        let (messages, _) = self
-            .serving
-            .read(|connection| read_page(connection, page))?;
+        let mut messages = Vec::new();
+        self.serving
+            .read(|connection| read_page(connection, page, |view| messages.push(message(view))))?;
+        if page.since.is_none() {
+            messages.reverse();
+        }
         Ok(messages)
     }
 
@@ -67,9 +71,10 @@ impl Reader for SqliteReader {
         self.replaying.read(|connection| {
             // One snapshot: what is deleted between the two is either in both or in neither.
             let snapshot = connection.unchecked_transaction()?;
-            let (messages, complete) = read_page(&snapshot, &missed.page())?;
+            let mut frames = MessageFrames::default();
+            let complete = read_page(&snapshot, &missed.page(), |view| frames.push(&view))?;
             Ok(MissedPage {
-                messages,
+                frames,
                 complete,
                 oldest: oldest(&snapshot)?,
             })
@@ -114,9 +119,9 @@ impl Reader for SqliteReader {
                 .prepare("SELECT feed, rev, state, own FROM threadcast_feeds ORDER BY feed")?
                 .query_map([], |row| {
                     Ok((
-                        text(row, 0)?.unwrap_or_default(),
+                        text(row, 0)?.unwrap_or_default().into_owned(),
                         integer(row, 1)?.unwrap_or_default(),
-                        text(row, 2)?.unwrap_or_default(),
+                        text(row, 2)?.unwrap_or_default().into_owned(),
                         integer(row, 3)? == Some(1),
                     ))
                 })?
@@ -148,8 +153,13 @@ fn stored_state(name: &str, rev: i64, state: &str, own: bool) -> Result<StoredSt
     })
 }
 
-/// A page, and whether nothing was left out at its end.
-fn read_page(connection: &Connection, page: &Page) -> rusqlite::Result<(Vec<Message>, bool)> {
+/// Takes the messages of a page, the newest first if it has no beginning; whether nothing was
+/// left out at its end.
+fn read_page(
+    connection: &Connection,
+    page: &Page,
+    mut take: impl FnMut(MessageView<'_>),
+) -> rusqlite::Result<bool> {
     let since = page.since.map_or(-1, rowid);
     let before = page.before.map_or(i64::MAX, rowid);
     // One more than wanted tells whether there is more.
@@ -164,19 +174,14 @@ fn read_page(connection: &Connection, page: &Page) -> rusqlite::Result<(Vec<Mess
         None => select.query(named_params! {":since": since, ":before": before, ":limit": limit})?,
     };
     let mut budget = PageBudget::new(page);
-    let mut messages = Vec::new();
     while let Some(row) = rows.next()? {
-        let message = message(row)?;
-        if !budget.takes(&message) {
+        let view = view(row)?;
+        if !budget.takes(view.size()) {
             break;
         }
-        messages.push(message);
+        take(view);
     }
-    drop(rows);
-    if page.since.is_none() {
-        messages.reverse();
-    }
-    Ok((messages, !budget.exceeded))
+    Ok(!budget.exceeded)
 }
 
 /// Without a scan: the first entry of the table's tree, or the sequence.

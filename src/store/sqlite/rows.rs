@@ -1,15 +1,31 @@
 //! Rows as values: SQLite's columns take any type, and another program may have written them.
 
+use std::borrow::Cow;
+
 use rusqlite::Row;
 use rusqlite::types::ValueRef;
 
-use crate::protocol::{Channel, Message, MessageId};
+use crate::protocol::{Channel, Message, MessageId, MessageView};
 use crate::store::totals::Counted;
 
-pub(super) fn message(row: &Row<'_>) -> rusqlite::Result<Message> {
-    Ok(Message {
+pub(super) fn message(view: MessageView<'_>) -> Message {
+    Message {
+        id: view.id,
+        channel_id: Channel::stored(&view.channel_id),
+        author: view.author.into_owned(),
+        content: view.content.into_owned(),
+        timestamp: view.timestamp.into_owned(),
+        lane: view.lane.map(Cow::into_owned),
+        provider: view.provider.map(Cow::into_owned),
+        token_count: view.token_count,
+    }
+}
+
+/// A message as it lies in SQLite's memory.
+pub(super) fn view<'a>(row: &'a Row<'_>) -> rusqlite::Result<MessageView<'a>> {
+    Ok(MessageView {
         id: id(row.get(0)?),
-        channel_id: Channel::stored(&text(row, 1)?.unwrap_or_default()),
+        channel_id: text(row, 1)?.unwrap_or_default(),
         author: text(row, 2)?.unwrap_or_default(),
         content: text(row, 3)?.unwrap_or_default(),
         timestamp: text(row, 4)?.unwrap_or_default(),
@@ -19,15 +35,13 @@ pub(super) fn message(row: &Row<'_>) -> rusqlite::Result<Message> {
     })
 }
 
-/// A column as text: SQLite's columns take any type, and another program may have written it.
-pub(super) fn text(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<String>> {
+/// A column as text, copied only if it is none.
+pub(super) fn text<'a>(row: &'a Row<'_>, column: usize) -> rusqlite::Result<Option<Cow<'a, str>>> {
     Ok(match row.get_ref(column)? {
         ValueRef::Null => None,
-        ValueRef::Integer(number) => Some(number.to_string()),
-        ValueRef::Real(number) => Some(number.to_string()),
-        ValueRef::Text(bytes) | ValueRef::Blob(bytes) => {
-            Some(String::from_utf8_lossy(bytes).into_owned())
-        }
+        ValueRef::Integer(number) => Some(number.to_string().into()),
+        ValueRef::Real(number) => Some(number.to_string().into()),
+        ValueRef::Text(bytes) | ValueRef::Blob(bytes) => Some(String::from_utf8_lossy(bytes)),
     })
 }
 
@@ -63,9 +77,9 @@ impl OwnedCount {
 pub(super) fn counted(row: &Row<'_>) -> rusqlite::Result<OwnedCount> {
     Ok(OwnedCount {
         id: id(row.get(0)?),
-        channel: text(row, 1)?.unwrap_or_default(),
-        lane: text(row, 2)?,
-        provider: text(row, 3)?,
+        channel: text(row, 1)?.unwrap_or_default().into_owned(),
+        lane: text(row, 2)?.map(Cow::into_owned),
+        provider: text(row, 3)?.map(Cow::into_owned),
         token_count: integer(row, 4)?,
     })
 }
