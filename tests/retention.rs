@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use common::{Http, Program, TestServer, eventually};
 use serde_json::{Value, json};
-use threadcast::config::Config;
+use threadcast::Server;
+use threadcast::config::{Config, Database};
 
 fn keep_messages(number: u64) -> impl Fn(&mut Config) {
     move |config| config.retention.keep_messages = Some(number)
@@ -202,4 +203,71 @@ fn what_is_kept_survives_a_restart_with_its_gap() {
     }
     let oldest: Vec<Value> = config.iter().map(|gap| gap["oldest"].clone()).collect();
     assert_eq!(oldest, [41, 91]);
+}
+
+/// Its channel has fewer messages than that, or none: where the first of all kept messages went
+/// meanwhile is nothing to it.
+#[test]
+fn whoever_asks_for_the_last_messages_is_told_no_gap() {
+    for server in both_stores(keep_messages(50)) {
+        let quiet = server.publish("quiet", "the only one");
+        std::thread::scope(|scope| {
+            let busy = scope.spawn(|| {
+                let mut http = server.http();
+                for number in 0..400 {
+                    http.publish("busy", &format!("number {number}"));
+                }
+            });
+            while !busy.is_finished() {
+                for (path, most) in [("never?last=10", 0), ("busy?last=0", 0), ("quiet?last=5", 1)] {
+                    let mut client = server.subscribe(path);
+                    let mut frame = client.next();
+                    if most == 1 && frame["type"] == "message" {
+                        assert_eq!(frame["data"]["id"], quiet);
+                        frame = client.next();
+                    }
+                    assert_eq!(frame["type"], "caught_up", "{path}: {frame}");
+                }
+            }
+        });
+    }
+}
+
+/// States are in the same file. Messages were deleted to make up for them, all there were, as soon
+/// as they were acknowledged.
+#[test]
+fn the_newest_message_stays_although_the_file_is_too_large_without_it() {
+    let server = TestServer::start_with(|config| {
+        config.retention.max_db_bytes = Some(1 << 20);
+    });
+    let mut http = server.http();
+    for feed in ["a", "b", "c", "d", "e", "f"] {
+        let state = json!("x".repeat(250_000)).to_string();
+        let target = format!("/api/state/{feed}");
+        assert_eq!(http.request("PUT", &target, &[], state.as_bytes()).status, 200);
+    }
+    for _ in 0..3 {
+        let id = http.publish("lab", "hello");
+        eventually("only the newest is left", || kept(&mut http) == [id]);
+    }
+    // It is not gone later either: what is too old goes in a second at most.
+    let newest = http.publish("lab", "hello");
+    let mut other = server.http();
+    let start = std::time::Instant::now();
+    while start.elapsed() < Duration::from_millis(1500) {
+        assert_eq!(kept(&mut other).last(), Some(&newest));
+    }
+}
+
+#[test]
+fn a_bound_that_no_database_keeps_is_refused() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut config = Config::default();
+    config.listen = "127.0.0.1:0".parse().expect("an address");
+    config.database = Database::File(dir.path().join("small.db"));
+    config.retention.max_db_bytes = Some(1 << 10);
+    let Err(error) = Server::start(config) else {
+        panic!("it starts")
+    };
+    assert!(error.to_string().contains("--max-db-bytes is 1024"), "{error}");
 }
