@@ -113,9 +113,7 @@ impl Inner {
             }
         }
     }
-}
 
-impl Inner {
     fn oldest(&self) -> MessageId {
         self.messages
             .front()
