@@ -2,8 +2,9 @@
 //!
 //! Joining with `since` or `last` and coming back after the outbox was full are the same
 //! thing: what comes after the client's cursor, up to the offered head, one page or chunk at a
-//! time into an empty outbox: from the store, or as it was broadcast while that is in memory. When there is no more, the client is fed
-//! live again, in one step with the look at the head: no gap, no duplicate, bounded memory.
+//! time into an empty outbox: from the store, or as it was broadcast while that is in memory.
+//! When there is no more, the client is fed live again, in one step with the look at the head:
+//! no gap, no duplicate, bounded memory.
 
 use std::mem;
 use std::time::{Duration, Instant};
@@ -140,6 +141,7 @@ impl CatchUp {
             client.feed_missed(&gap, cursor);
             return Ok(true);
         }
+        let takes_what_is_there = mem::take(&mut self.takes_what_is_there);
         let until = match manager.upcoming(channel, cursor) {
             Upcoming::Chunk(chunk, last) => {
                 client.feed_missed(&chunk, last);
@@ -159,7 +161,7 @@ impl CatchUp {
         })?;
         // What comes after this page comes, whether the store still keeps it or not.
         let oldest = page.oldest.min(until.next());
-        let is_gap = oldest > cursor.next() && !mem::take(&mut self.takes_what_is_there);
+        let is_gap = oldest > cursor.next() && !takes_what_is_there;
         let gap = is_gap.then(|| {
             Chunk::json(&ServerFrame::Gap {
                 since: cursor,
