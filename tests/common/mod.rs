@@ -5,6 +5,7 @@
 pub mod cable;
 pub mod system;
 
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
@@ -98,19 +99,22 @@ pub struct Program {
 impl Program {
     /// `threadcast serve --listen 127.0.0.1:0 --db DATABASE ARGS…`; waits until it says where it listens.
     pub fn start(database: &Path, args: &[&str]) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_threadcast"));
-        command
-            .args(["serve", "--listen", "127.0.0.1:0", "--db"])
-            .arg(database)
-            .args(args);
-        Self::start_command(command)
+        Self::start_command(serve(database, args))
+    }
+
+    /// The same; what it logs goes to the file `log`.
+    pub fn start_logging(database: &Path, args: &[&str], log: &Path) -> Self {
+        Self::spawn(serve(database, args).stderr(File::create(log).expect("a file")))
     }
 
     /// Starts any command that prints threadcast's start-up line on standard output.
     pub fn start_command(mut command: Command) -> Self {
+        Self::spawn(command.stderr(Stdio::null()))
+    }
+
+    fn spawn(command: &mut Command) -> Self {
         let mut child = command
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
             .spawn()
             .expect("the program starts");
         let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
@@ -158,6 +162,15 @@ impl Program {
     pub fn subscribe_feed(&self, feed: &str) -> Ws {
         Ws::subscribe_feed(self.address, feed)
     }
+}
+
+fn serve(database: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_threadcast"));
+    command
+        .args(["serve", "--listen", "127.0.0.1:0", "--db"])
+        .arg(database)
+        .args(args);
+    command
 }
 
 impl Drop for Program {
