@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::access::{AllowedOrigin, Network};
 use crate::protocol::Feed;
 
 /// How a [`Server`](crate::Server) runs.
@@ -53,6 +54,39 @@ pub struct Config {
     /// Default 10 s.
     pub watch_timeout: Duration,
 
+    /// The tokens file: who may do what. Read at the start and by
+    /// [`Server::reload`](crate::Server::reload).
+    ///
+    /// Default `None`: whoever reaches the port may do everything.
+    pub tokens: Option<PathBuf>,
+
+    /// Whether to listen beyond loopback although there are no tokens.
+    ///
+    /// Default `false`: that is refused.
+    pub insecure: bool,
+
+    /// Web pages that may use the server, beside its own and, when it listens on loopback,
+    /// those of the same machine.
+    ///
+    /// Default: none.
+    pub allow_origins: Vec<AllowedOrigin>,
+
+    /// Proxies whose `X-Forwarded-For` or `Forwarded` header says who the client is.
+    ///
+    /// Default: none.
+    pub trusted_proxies: Vec<Network>,
+
+    /// Messages and states a second that one token, or without tokens one address, may publish;
+    /// more is answered 429, on a WebSocket with `rate_limited`. 0 for any number.
+    ///
+    /// Default `None`: 10, or any number when the server listens on loopback.
+    pub publish_rate: Option<u32>,
+
+    /// Messages and states that it may publish at once, before [`Self::publish_rate`] counts.
+    ///
+    /// Default 60.
+    pub publish_burst: u32,
+
     /// Bounds on what clients may use.
     pub limits: Limits,
 }
@@ -68,6 +102,12 @@ impl Default for Config {
             watches: Vec::new(),
             watch_interval: Duration::from_secs(2),
             watch_timeout: Duration::from_secs(10),
+            tokens: None,
+            insecure: false,
+            allow_origins: Vec::new(),
+            trusted_proxies: Vec::new(),
+            publish_rate: None,
+            publish_burst: 60,
             limits: Limits::default(),
         }
     }

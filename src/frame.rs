@@ -12,6 +12,9 @@ use crate::protocol::{Feed, Message, MessageId, MessageView, Rev};
 /// Longest frame header: opcode, length marker and a 64-bit length, no mask.
 const MAX_HEADER: usize = 10;
 
+/// Longest reason of a close frame: a control frame's payload without the code.
+const MAX_REASON: usize = 123;
+
 const TEXT: u8 = 0x81;
 const CLOSE: u8 = 0x88;
 const PING: u8 = 0x89;
@@ -31,6 +34,8 @@ pub enum CloseCode {
     Unsupported = 1003,
     /// Text that is not UTF-8.
     InvalidPayload = 1007,
+    /// The client may not be here, or no longer.
+    Policy = 1008,
     /// A frame or message beyond the limit.
     TooLarge = 1009,
     /// A bug in the server.
@@ -81,7 +86,12 @@ impl Chunk {
     }
 
     /// A close frame; without a code its payload is empty, as the answer to an empty one.
+    ///
+    /// A reason is cut where a control frame ends (RFC 6455, section 5.5).
     pub fn close(code: Option<u16>, reason: &str) -> Self {
+        let is_end = |at: &usize| reason.is_char_boundary(*at);
+        let end = (0..=reason.len().min(MAX_REASON)).rev().find(is_end);
+        let reason = &reason[..end.unwrap_or(0)];
         Self::encode(CLOSE, 2 + reason.len(), |buffer| {
             if let Some(code) = code {
                 buffer.extend_from_slice(&code.to_be_bytes());

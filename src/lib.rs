@@ -106,6 +106,7 @@
 //! | channels in the manager | the connections: a channel without any is forgotten, and so is a feed without state |
 //! | running counts of the store | the distinct channels, providers and lanes stored |
 
+pub mod access;
 pub mod config;
 pub mod error;
 pub mod frame;

@@ -30,6 +30,10 @@ pub struct Refused {
     pub message_bytes: Count,
     /// States answered 422, because too many feeds have one.
     pub feeds: Count,
+    /// Messages and states answered 429 or `rate_limited`, because their publisher was too fast.
+    pub rate: Count,
+    /// Requests answered 401 at the door, because what they showed is no token.
+    pub credentials: Count,
 }
 
 /// A number that only grows.

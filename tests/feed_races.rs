@@ -316,7 +316,7 @@ fn after_kill_9_under_load_every_acknowledged_state_is_the_last_one_or_was_follo
 fn try_put(http: &mut Http, state: u64) -> Option<Response> {
     let body = state.to_string();
     let request = format!(
-        "PUT /api/state/x HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{body}",
+        "PUT /api/state/x HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()
     );
     http.stream.write_all(request.as_bytes()).ok()?;

@@ -70,14 +70,12 @@ fn the_routes_feed_describes_routes_that_are_there_and_forgets_none() {
             for member in expected.iter().filter(|member| **member != "tags") {
                 text(member);
             }
-            let path = text("path").replace("{feed}", "lab");
+            let path = text("path").replace("{feed}", "lab").replace("{id}", "x");
             assert!(!path.contains('{'), "{path} has a parameter to fill in");
             let answer = server.http().request(text("method"), &path, &[], b"");
-            assert!(
-                answer.status != 404 && answer.status != 405,
-                "{route}: {}",
-                answer.text()
-            );
+            let detail = answer.text();
+            let is_there = !detail.contains("there is nothing at");
+            assert!(is_there && answer.status != 405, "{route}: {detail}");
         }
         for (method, path) in [
             ("POST", "/api/messages"),

@@ -351,10 +351,10 @@ fn hundreds_of_hostile_connections_leave_nothing_behind() {
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
         flood.as_bytes(),
         HEALTH.as_bytes(),
-        b"GET /api/messages HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
-        b"POST /api/messages HTTP/1.1\r\nHost: a\r\nContent-Length: 90\r\n\r\n{\"cha",
+        b"GET /api/messages HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+        b"POST /api/messages HTTP/1.1\r\nHost: localhost\r\nContent-Length: 90\r\n\r\n{\"cha",
         UPGRADE.as_bytes(),
-        b"GET /api/ws/lab HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n\r\n",
+        b"GET /api/ws/lab HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n\r\n",
     ];
     let attack = |reset: bool| {
         for bytes in hostile.iter().cycle().take(360) {

@@ -101,6 +101,7 @@ fn own_address() -> Option<IpAddr> {
 fn an_address_with_too_many_connections_hears_429_and_loopback_never_does() {
     let server = TestServer::start_with(|config| {
         config.listen = "0.0.0.0:0".parse().expect("an address");
+        config.insecure = true;
         config.limits.max_connections_per_address = 2;
     });
     let here = SocketAddr::from(([127, 0, 0, 1], server.address.port()));

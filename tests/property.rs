@@ -543,7 +543,7 @@ impl Publisher {
         })
         .to_string();
         self.http.send(format!(
-            "POST /api/messages HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{body}",
+            "POST /api/messages HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{body}",
             body.len()
         ));
         self.unanswered.push_back(number);

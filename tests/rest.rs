@@ -739,9 +739,8 @@ const FOREIGN: [&str; 7] = [
 #[test]
 fn a_page_on_this_machine_may_use_the_api_and_a_foreign_one_may_not() {
     let server = TestServer::start();
-    let mut http = server.http();
     let body = message("lab", "hi").to_string();
-    let mut ask = |origin: &str| {
+    let ask = |origin: &str| {
         let preflight = [
             ("Origin", origin),
             ("Access-Control-Request-Method", "POST"),
@@ -749,11 +748,12 @@ fn a_page_on_this_machine_may_use_the_api_and_a_foreign_one_may_not() {
         ];
         let actual = [("Origin", origin), JSON];
         [
-            http.request("OPTIONS", "/api/messages", &preflight, b""),
-            http.request("POST", "/api/messages", &actual, body.as_bytes()),
-            http.request("POST", "/api/messages", &actual, b"{}"),
-            http.request("GET", "/nope", &actual, b""),
+            ("OPTIONS", "/api/messages", &preflight[..], &b""[..]),
+            ("POST", "/api/messages", &actual, body.as_bytes()),
+            ("POST", "/api/messages", &actual, b"{}"),
+            ("GET", "/nope", &actual, b""),
         ]
+        .map(|(method, path, headers, body)| server.http().request(method, path, headers, body))
     };
     for origin in LOOPBACK {
         let answers = ask(origin);
@@ -776,10 +776,13 @@ fn a_page_on_this_machine_may_use_the_api_and_a_foreign_one_may_not() {
     }
     for origin in FOREIGN {
         for answer in ask(origin) {
+            assert_eq!(answer.status, 403, "{origin}: {answer:?}");
             let allowed = answer.header("Access-Control-Allow-Origin");
             assert_eq!(allowed, None, "{origin}: {answer:?}");
         }
     }
+    let stored = server.http().get("/api/messages").json();
+    assert_eq!(stored["head"], LOOPBACK.len());
 }
 
 const UPGRADE: [(&str, &str); 4] = [

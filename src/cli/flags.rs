@@ -1,10 +1,12 @@
 //! The flags of the server, each an environment variable, too.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use log::LevelFilter;
+use threadcast::access::{AllowedOrigin, Network};
 use threadcast::config::Watch;
 use threadcast::{Config, Database, Limits, Sync};
 
@@ -80,6 +82,9 @@ pub(super) struct Serve {
     watch_timeout: Duration,
 
     #[command(flatten)]
+    access: AccessFlags,
+
+    #[command(flatten)]
     limits: LimitFlags,
 }
 
@@ -89,6 +94,51 @@ enum SyncMode {
     Normal,
     /// A power cut too; slower
     Full,
+}
+
+/// Who may use the server.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Access")]
+struct AccessFlags {
+    /// File of tokens, made with `threadcast token new`: who may do what [default: everybody everything]
+    #[arg(long, env = "THREADCAST_TOKENS", value_name = "FILE")]
+    tokens: Option<PathBuf>,
+
+    /// Listen beyond loopback although there are no tokens
+    #[arg(long, env = "THREADCAST_INSECURE", value_parser = clap::builder::BoolishValueParser::new())]
+    insecure: bool,
+
+    /// Origin of web pages that may use the server, like https://board.example; repeatable, * for all
+    #[arg(
+        long = "allow-origin",
+        env = "THREADCAST_ALLOW_ORIGIN",
+        value_name = "ORIGIN",
+        value_delimiter = ','
+    )]
+    allow_origins: Vec<AllowedOrigin>,
+
+    /// Network of proxies whose X-Forwarded-For is believed, like 10.0.0.0/8; repeatable
+    #[arg(
+        long = "trusted-proxy",
+        env = "THREADCAST_TRUSTED_PROXY",
+        value_name = "NETWORK",
+        value_delimiter = ','
+    )]
+    trusted_proxies: Vec<Network>,
+
+    /// Messages and states a second that one token or address may publish (429), 0 for any
+    /// number [default: 10, any number when listening on loopback]
+    #[arg(long, env = "THREADCAST_PUBLISH_RATE", value_name = "N")]
+    publish_rate: Option<u32>,
+
+    /// Messages and states that it may publish at once before the rate counts
+    #[arg(
+        long,
+        env = "THREADCAST_PUBLISH_BURST",
+        value_name = "N",
+        default_value = "60"
+    )]
+    publish_burst: u32,
 }
 
 /// One flag for every field of [`Limits`].
@@ -209,6 +259,12 @@ impl Serve {
         };
         config.watch_interval = self.watch_interval;
         config.watch_timeout = self.watch_timeout;
+        config.tokens = self.access.tokens;
+        config.insecure = self.access.insecure;
+        config.allow_origins = self.access.allow_origins;
+        config.trusted_proxies = self.access.trusted_proxies;
+        config.publish_rate = self.access.publish_rate;
+        config.publish_burst = self.access.publish_burst;
         config.limits = self.limits.limits();
         Ok((config, self.log_level))
     }
@@ -253,7 +309,7 @@ impl LimitFlags {
     }
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || "a duration is a number with ms, s, m, h or d, like 500ms or 10s".to_owned();
     let digits = text
         .find(|character: char| !character.is_ascii_digit())

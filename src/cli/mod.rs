@@ -1,6 +1,7 @@
 //! Commands, signals and exit codes.
 
 mod flags;
+mod token;
 
 use std::error::Error as _;
 use std::io::Write;
@@ -12,7 +13,7 @@ use std::sync::atomic::AtomicBool;
 use crate::bench;
 use clap::{Parser, Subcommand};
 use log::LevelFilter;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use threadcast::{Database, Error, Server};
 
@@ -39,7 +40,10 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the server until SIGINT or SIGTERM
-    Serve(Serve),
+    Serve(Box<Serve>),
+    /// Make tokens, which say who may do what
+    #[command(subcommand)]
+    Token(token::Command),
     /// Measure a server on this machine: its own by default
     Bench(bench::Args),
 }
@@ -60,7 +64,8 @@ pub(crate) fn run() -> ExitCode {
     };
     match cli.command {
         None => serve(cli.serve),
-        Some(Command::Serve(flags)) => serve(flags),
+        Some(Command::Serve(flags)) => serve(*flags),
+        Some(Command::Token(command)) => token::run(command),
         Some(Command::Bench(args)) => match bench::run(args) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(&error.to_string()),
@@ -93,7 +98,7 @@ fn serve(flags: Serve) -> ExitCode {
         return fail(&format!("cannot log: {error}"));
     }
     // Before anything is started, so that no signal finds the server half made.
-    let mut signals = match Signals::new([SIGINT, SIGTERM]).and_then(second_signal_ends) {
+    let mut signals = match Signals::new([SIGHUP, SIGINT, SIGTERM]).and_then(second_signal_ends) {
         Ok(signals) => signals,
         Err(error) => return fail(&format!("cannot listen for signals: {error}")),
     };
@@ -106,17 +111,27 @@ fn serve(flags: Serve) -> ExitCode {
         Err(error) => return fail(&sentence(&error)),
     };
     announce(server.address(), &database);
-    let signal = signals.forever().next();
-    log::info!(
-        "{}, shutting down",
-        if signal == Some(SIGINT) {
-            "SIGINT"
-        } else {
-            "SIGTERM"
-        }
-    );
+    let signal = run_until_signal(&server, &mut signals);
+    log::info!("{signal}, shutting down");
     server.shutdown();
     ExitCode::SUCCESS
+}
+
+/// The signal that ends the server. SIGHUP reads the configuration's files anew, if there are
+/// any; otherwise it means what it means to every program: its terminal is gone.
+fn run_until_signal(server: &Server, signals: &mut Signals) -> &'static str {
+    for signal in signals.forever() {
+        match signal {
+            SIGHUP if server.has_reloadable() => match server.reload() {
+                Ok(()) => {}
+                Err(error) => log::error!("SIGHUP: nothing is changed: {}", sentence(&error)),
+            },
+            SIGHUP => return "SIGHUP",
+            SIGINT => return "SIGINT",
+            _ => break,
+        }
+    }
+    "SIGTERM"
 }
 
 /// simple_logger panics when standard error is closed (`threadcast 2>&1 | head`): nobody

@@ -3,7 +3,7 @@
 //! Strict where two readers could disagree about where a request ends, because the bytes are
 //! read once here and relayed to a second reader.
 
-use super::{Framing, Problem};
+use super::{Framing, Problem, query_pairs};
 
 /// Most header fields in one head.
 const MAX_HEADERS: usize = 100;
@@ -127,6 +127,30 @@ impl Head {
     /// What comes behind the path's question mark, still percent-encoded.
     pub fn query(&self) -> &str {
         self.target.split_once('?').map_or("", |(_, query)| query)
+    }
+
+    /// Takes every parameter of this name out of the query: the last one's value, decoded.
+    ///
+    /// `None` when there is none.
+    ///
+    /// # Errors
+    /// 400 when that value is not percent-encoded text.
+    pub fn take_from_query(&mut self, name: &str) -> Option<Result<String, Problem>> {
+        let (path, query) = self.target.split_once('?')?;
+        let is_wanted = |pair: &&str| {
+            let key = pair.split('=').next().unwrap_or_default();
+            query_pairs(key).is_ok_and(|pairs| pairs.iter().any(|(key, _)| key == name))
+        };
+        let taken = query.split('&').rfind(is_wanted)?;
+        let value =
+            query_pairs(taken).map(|pairs| pairs.into_iter().map(|(_, value)| value).collect());
+        let rest: Vec<&str> = query.split('&').filter(|pair| !is_wanted(pair)).collect();
+        self.target = if rest.is_empty() {
+            path.to_owned()
+        } else {
+            format!("{path}?{}", rest.join("&"))
+        };
+        Some(value)
     }
 
     /// All headers of this name, which is given in lower case, as one list (RFC 9110, section 5.3).
@@ -322,6 +346,35 @@ mod tests {
             400
         );
         assert_eq!(Head::end(b"\n").expect_err("bare LF").status, 400);
+    }
+
+    #[test]
+    fn a_parameter_is_taken_out_of_the_query_however_it_is_written() {
+        for (target, value, rest) in [
+            ("/a", None, "/a"),
+            ("/a?tokens=1&xtoken=2", None, "/a?tokens=1&xtoken=2"),
+            ("/a?token=x", Some("x"), "/a"),
+            ("/a?b=1&token=x%20y&c", Some("x y"), "/a?b=1&c"),
+            ("/a?%74oken=1&b&token=2", Some("2"), "/a?b"),
+            ("/a?token", Some(""), "/a"),
+            ("/a?token=a=b", Some("a=b"), "/a"),
+        ] {
+            let bytes = format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n");
+            let mut head = Head::parse(bytes.as_bytes()).expect(target);
+            let taken = head.take_from_query("token");
+            assert_eq!(
+                taken.map(|value| value.expect("text")).as_deref(),
+                value,
+                "{target}"
+            );
+            assert_eq!(head.target, rest);
+        }
+        let mut head = Head::parse(b"GET /?token=%zz HTTP/1.1\r\nHost: a\r\n\r\n").expect("a head");
+        assert!(
+            head.take_from_query("token")
+                .is_some_and(|value| value.is_err())
+        );
+        assert_eq!(head.target, "/");
     }
 
     #[test]

@@ -51,6 +51,13 @@ impl Reply {
         self
     }
 
+    /// Lets pages of this origin read it (fetch.spec.whatwg.org, CORS protocol).
+    pub fn readable_by(self, origin: &str) -> Self {
+        self.with_header("Access-Control-Allow-Origin", origin)
+            .with_header("Access-Control-Expose-Headers", "ETag, Retry-After")
+            .with_header("Vary", "Origin")
+    }
+
     /// The bytes for the client. `head_only` leaves the body out but not its length, as the
     /// answer to HEAD; an HTTP/1.0 client must be told that its connection stays.
     pub fn into_bytes(self, head_only: bool, is_1_0: bool, keep_alive: bool) -> Vec<u8> {

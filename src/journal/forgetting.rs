@@ -2,8 +2,8 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use super::clock;
 use crate::config::Retention;
+use crate::protocol::clock;
 use crate::store::{Rule, Step, Writer};
 
 /// The least that a step takes on: a millisecond or two.

@@ -6,7 +6,6 @@
 //! committed.
 
 mod broadcast;
-mod clock;
 mod forgetting;
 mod sequencer;
 mod states;

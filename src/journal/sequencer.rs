@@ -8,14 +8,13 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use super::broadcast::Broadcast;
-use super::clock;
 use super::forgetting::Forgetting;
 use super::states::{Feeds, StateOrder};
 use super::{Committed, Done, Order, Submission};
 use crate::error::Error;
 use crate::frame::MessageFrame;
 use crate::manager::ConnectionManager;
-use crate::protocol::{Draft, MessageId};
+use crate::protocol::{Draft, MessageId, clock};
 use crate::store::{self, Writer};
 
 /// What the thread works with.

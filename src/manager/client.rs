@@ -6,20 +6,22 @@
 //! client's own thread, which waits in `poll`, drains when it is writable again.
 
 use std::io;
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Sender, TrySendError};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use time::OffsetDateTime;
 
 use super::Wake;
 use super::feeds::Update;
 use super::newest::Newest;
 use super::writer::{MAX_SLICES, Writer};
+use crate::access::Peer;
 use crate::frame::{Chunk, CloseCode, StateFrame};
-use crate::protocol::{MessageId, Topic};
+use crate::protocol::{MessageId, Rev, Topic};
 
 /// Bounds of one outbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,8 +66,10 @@ pub struct Client {
     pub id: u64,
     /// What it subscribed to.
     pub topic: Topic,
-    /// Where it comes from.
-    pub peer: SocketAddr,
+    /// Where it comes from, and by which token.
+    pub peer: Peer,
+    /// When it was connected, by the system's clock.
+    pub since: OffsetDateTime,
     stream: Arc<TcpStream>,
     wake: Wake,
     limits: OutboxLimits,
@@ -111,7 +115,7 @@ impl Client {
     pub(super) fn new(
         id: u64,
         topic: Topic,
-        peer: SocketAddr,
+        peer: Peer,
         stream: Arc<TcpStream>,
         first: Chunk,
         limits: OutboxLimits,
@@ -126,6 +130,7 @@ impl Client {
             id,
             topic,
             peer,
+            since: OffsetDateTime::now_utc(),
             stream,
             wake: Wake::new()?,
             limits,
@@ -211,6 +216,16 @@ impl Client {
     /// Where it would go on from the store.
     pub(crate) fn cursor(&self) -> MessageId {
         MessageId(self.cursor.load(Ordering::SeqCst))
+    }
+
+    /// The revision of its feed that it was sent last.
+    pub(super) fn rev(&self) -> Rev {
+        self.newest.as_ref().map(Newest::sent).unwrap_or_default()
+    }
+
+    /// Bytes that wait in the outbox or are on their way to the socket.
+    pub fn queued_bytes(&self) -> usize {
+        self.queued_bytes.load(Ordering::Relaxed)
     }
 
     /// It has everything up to this message, and is fed or not from now on. The cursor comes

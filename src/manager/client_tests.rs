@@ -21,7 +21,8 @@ fn pair_on(topic: impl Into<Topic>, limits: OutboxLimits) -> (Client, TcpStream)
     ours.set_nonblocking(true).expect("non-blocking");
     let topic = topic.into();
     let first = Chunk::raw(b"first ".to_vec());
-    let client = Client::new(1, topic, peer, Arc::new(ours), first, limits).expect("a client");
+    let client =
+        Client::new(1, topic, peer.into(), Arc::new(ours), first, limits).expect("a client");
     (client, theirs)
 }
 

@@ -5,7 +5,6 @@
 
 use std::fmt::Display;
 use std::io;
-use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,6 +13,7 @@ use std::thread;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use super::ConnectionManager;
+use crate::access::Peer;
 use crate::frame::{Chunk, StateFrame};
 use crate::protocol::{Channel, Feed, Topic};
 
@@ -44,7 +44,7 @@ pub enum Event {
         /// What it subscribed to.
         topic: Topic,
         /// Where it comes from.
-        peer: SocketAddr,
+        peer: Peer,
     },
     /// A client was unregistered.
     Disconnected {
@@ -53,7 +53,7 @@ pub enum Event {
         /// What it had subscribed to.
         topic: Topic,
         /// Where it came from.
-        peer: SocketAddr,
+        peer: Peer,
     },
     /// Frames were broadcast on a channel, whether it has subscribers or not.
     Message {

@@ -9,14 +9,16 @@ mod feeds;
 mod live;
 mod newest;
 mod recent;
+mod status;
 mod wake;
 mod writer;
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Shutdown, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::access::Peer;
 use crate::frame::{Chunk, CloseCode};
 use crate::protocol::{Channel, Feed, MessageId, Topic};
 use events::Events;
@@ -27,6 +29,7 @@ pub use client::{Client, End, Offer, OutboxLimits};
 pub use events::{Event, EventKind, Subscription};
 pub use feeds::FeedStatus;
 pub(crate) use recent::Upcoming;
+pub use status::ConnectionStatus;
 pub use wake::Wake;
 
 /// The clients of one channel or feed, as they were when the list was taken.
@@ -159,11 +162,11 @@ impl ConnectionManager {
     pub fn connect(
         &self,
         topic: impl Into<Topic>,
-        peer: SocketAddr,
+        peer: impl Into<Peer>,
         stream: Arc<TcpStream>,
         first: Chunk,
     ) -> io::Result<Arc<Client>> {
-        match self.register(topic.into(), peer, stream, first, None, usize::MAX) {
+        match self.register(topic.into(), peer.into(), stream, first, None, usize::MAX) {
             Ok(client) => Ok(client),
             Err(Unregistered::System(error)) => Err(error),
             Err(Unregistered::Full { .. }) => unreachable!("no list has so many clients"),
@@ -175,7 +178,7 @@ impl ConnectionManager {
     pub(crate) fn register(
         &self,
         topic: Topic,
-        peer: SocketAddr,
+        peer: Peer,
         stream: Arc<TcpStream>,
         first: Chunk,
         cursor: Option<MessageId>,
@@ -189,6 +192,7 @@ impl ConnectionManager {
         stream.set_nonblocking(true)?;
         let client = Client::new(id, topic.clone(), peer, stream, first, self.limits)?;
         let client = Arc::new(client);
+        let peer = &client.peer;
         let (subscribers, connections, finishing) = {
             let mut inner = self.lock();
             // In one step with the registration, so that no race goes above the limit.
@@ -215,7 +219,7 @@ impl ConnectionManager {
             self.events.emit(EventKind::Connected, || Event::Connected {
                 client: id,
                 topic: topic.clone(),
-                peer,
+                peer: peer.clone(),
             });
             (subscribers, inner.connections, inner.finishing.clone())
         };
@@ -239,7 +243,7 @@ impl ConnectionManager {
                 .emit(EventKind::Disconnected, || Event::Disconnected {
                     client: client.id,
                     topic: client.topic.clone(),
-                    peer: client.peer,
+                    peer: client.peer.clone(),
                 });
             left
         };
@@ -280,6 +284,14 @@ impl ConnectionManager {
         };
         for client in lists.iter().flat_map(|clients| clients.iter()) {
             client.finish(code, reason);
+        }
+    }
+
+    /// Makes every client's own thread look around: something that concerns all has changed.
+    pub(crate) fn wake_all(&self) {
+        let lists = self.lock().lists();
+        for client in lists.iter().flat_map(|clients| clients.iter()) {
+            client.wake();
         }
     }
 

@@ -16,6 +16,8 @@ struct Place {
     /// Of what waits, or was sent last.
     rev: Rev,
     waiting: Option<Chunk>,
+    /// Of what was taken to be sent last.
+    sent: Rev,
 }
 
 impl Newest {
@@ -24,6 +26,7 @@ impl Newest {
         *self.lock() = Place {
             rev: state.rev,
             waiting: Some(state.chunk().clone()),
+            sent: Rev::default(),
         };
     }
 
@@ -47,7 +50,17 @@ impl Newest {
 
     /// What is to be sent next.
     pub(super) fn take(&self) -> Option<Chunk> {
-        self.lock().waiting.take()
+        let mut place = self.lock();
+        let taken = place.waiting.take();
+        if taken.is_some() {
+            place.sent = place.rev;
+        }
+        taken
+    }
+
+    /// The revision that the subscriber was sent last, or is being sent.
+    pub(super) fn sent(&self) -> Rev {
+        self.lock().sent
     }
 
     /// Whether something is to be sent.

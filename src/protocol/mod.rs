@@ -1,6 +1,7 @@
 //! The JSON types of the wire: what publishers send, what subscribers get.
 
 mod client;
+pub(crate) mod clock;
 mod feed;
 mod server;
 mod state;

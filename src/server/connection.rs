@@ -6,9 +6,12 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
 use super::connections::Admitted;
 use super::relay::Relay;
 use super::socket::{Sockets, wanted_topic};
+use crate::access::{Access, Peer, Refusal};
 use crate::config::Limits;
 use crate::http::{Framing, Head, Incoming, Problem, Received, Reply, linger};
 use crate::protocol::Topic;
@@ -21,6 +24,7 @@ const LINGER: Duration = Duration::from_secs(1);
 pub(super) struct Door {
     pub(super) limits: Limits,
     pub(super) usage: Arc<Usage>,
+    pub(super) access: Arc<Access>,
     pub(super) relay: Relay,
     pub(super) sockets: Sockets,
 }
@@ -36,6 +40,7 @@ pub(super) fn serve(door: &Door, stream: &Arc<TcpStream>, peer: SocketAddr, admi
         peer,
         admitted,
         incoming: Incoming::default(),
+        origin: None,
     };
     if let Ended::Unread = connection.run() {
         linger(stream, LINGER);
@@ -48,6 +53,8 @@ struct Connection<'a> {
     peer: SocketAddr,
     admitted: &'a Admitted,
     incoming: Incoming,
+    /// The page that the request in hand comes from, if it may read the answer.
+    origin: Option<String>,
 }
 
 /// Why no further request is read.
@@ -64,7 +71,7 @@ impl Connection<'_> {
         // A new connection has as long for its first byte as a request for all of them.
         let mut idle = limits.head_timeout;
         loop {
-            let head = match self.incoming.head(
+            let mut head = match self.incoming.head(
                 self.stream,
                 idle,
                 limits.head_timeout,
@@ -75,9 +82,13 @@ impl Connection<'_> {
                 Err(problem) => return self.refuse(problem),
             };
             self.admitted.begin_request();
+            let peer = match self.admit(&mut head) {
+                Ok(peer) => peer,
+                Err(refusal) => return self.refuse_admission(*refusal),
+            };
             if let Some(topic) = wanted_topic(&head) {
                 return match topic {
-                    Ok(topic) => self.become_websocket(head, topic),
+                    Ok(topic) => self.become_websocket(head, topic, peer),
                     Err(problem) => self.refuse(problem),
                 };
             }
@@ -87,10 +98,7 @@ impl Connection<'_> {
                 Err(problem) => return self.refuse(problem),
             };
             let keep_alive = head.keep_alive && !self.admitted.is_stopping();
-            let answer = self
-                .door
-                .relay
-                .exchange(&head, &body, self.peer, keep_alive);
+            let answer = self.door.relay.exchange(&head, &body, &peer, keep_alive);
             if self.write(&answer).is_err() {
                 return Ended::Gone;
             }
@@ -99,6 +107,20 @@ impl Connection<'_> {
             }
             idle = limits.idle_timeout;
         }
+    }
+
+    /// Whose request it is.
+    fn admit(&mut self, head: &mut Head) -> Result<Peer, Box<Refusal>> {
+        self.origin = None;
+        let admission = self.door.access.admit(head, self.peer);
+        // 403 is for the page: it has nothing to read here.
+        let is_readable = !matches!(&admission, Err(refusal) if refusal.problem.status == 403);
+        if is_readable {
+            let origin = head.joined("origin");
+            self.origin =
+                origin.filter(|origin| origin.bytes().all(|byte| byte.is_ascii_graphic()));
+        }
+        admission
     }
 
     /// The request's body, asked for if the client waits for that.
@@ -131,24 +153,56 @@ impl Connection<'_> {
         )
     }
 
-    fn become_websocket(self, head: Head, topic: Topic) -> Ended {
-        let early = self.incoming.into_rest();
+    fn become_websocket(mut self, head: Head, topic: Topic, peer: Peer) -> Ended {
+        let _counted = match self.admitted.count(&peer) {
+            Ok(counted) => counted,
+            Err(problem) => return self.refuse(problem),
+        };
+        let early = std::mem::take(&mut self.incoming).into_rest();
         self.admitted.leave_http();
         match self
             .door
             .sockets
-            .serve(head, topic, self.peer, self.stream, early)
+            .serve(head, topic, peer, self.stream, early)
         {
             Ok(()) => Ended::Gone,
-            Err(problem) => refuse(self.stream, self.peer, problem),
+            Err(problem) => self.refuse(problem),
         }
+    }
+
+    /// Whoever tries many wrong tokens waits for each answer.
+    fn refuse_admission(&self, refusal: Refusal) -> Ended {
+        let Refusal { problem, wait } = refusal;
+        if problem.status == 401 {
+            self.door.usage.refused.credentials.add();
+        }
+        if !wait.is_zero() {
+            let timeout = Timespec {
+                tv_sec: i64::try_from(wait.as_secs()).unwrap_or(i64::MAX),
+                tv_nsec: i64::from(wait.subsec_nanos()),
+            };
+            // Ends early when the client goes, or a shutdown cuts it off.
+            let _ = poll(
+                &mut [PollFd::new(&**self.stream, PollFlags::empty())],
+                Some(&timeout),
+            );
+        }
+        self.refuse(problem)
     }
 
     fn refuse(&self, problem: Problem) -> Ended {
         if problem.status == 413 {
             self.door.usage.refused.message_bytes.add();
         }
-        refuse(self.stream, self.peer, problem)
+        log::debug!("refused {}: {problem}", self.peer);
+        let mut reply = Reply::from(problem);
+        if let Some(origin) = &self.origin {
+            reply = reply.readable_by(origin);
+        }
+        match (&**self.stream).write_all(&reply.into_last_bytes()) {
+            Ok(()) => Ended::Unread,
+            Err(_) => Ended::Gone,
+        }
     }
 
     fn write(&self, mut bytes: &[u8]) -> std::io::Result<()> {
@@ -162,13 +216,5 @@ impl Connection<'_> {
             }
         }
         Ok(())
-    }
-}
-
-fn refuse(mut stream: &TcpStream, peer: SocketAddr, problem: Problem) -> Ended {
-    log::debug!("refused {peer}: {problem}");
-    match stream.write_all(&Reply::from(problem).into_last_bytes()) {
-        Ok(()) => Ended::Unread,
-        Err(_) => Ended::Gone,
     }
 }

@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::net::{IpAddr, Ipv6Addr, Shutdown, TcpStream};
+use std::net::{IpAddr, Shutdown, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use crate::access::{Network, Peer, network_of};
 use crate::config::Limits;
 use crate::http::Problem;
 use crate::usage::Usage;
@@ -22,6 +23,8 @@ pub(super) struct Connections {
     stopping: AtomicBool,
     max: usize,
     max_per_address: usize,
+    /// They speak for many, who are counted when they stay.
+    proxies: Vec<Network>,
     usage: Arc<Usage>,
 }
 
@@ -44,13 +47,14 @@ struct Ticket {
 }
 
 impl Connections {
-    pub(super) fn new(limits: &Limits, usage: Arc<Usage>) -> Arc<Self> {
+    pub(super) fn new(limits: &Limits, proxies: &[Network], usage: Arc<Usage>) -> Arc<Self> {
         Arc::new(Self {
             inner: Mutex::default(),
             fewer: Condvar::new(),
             stopping: AtomicBool::new(false),
             max: limits.max_connections.max(1),
             max_per_address: limits.max_connections_per_address.max(1),
+            proxies: proxies.to_vec(),
             usage,
         })
     }
@@ -64,22 +68,14 @@ impl Connections {
         stream: &Arc<TcpStream>,
         peer: IpAddr,
     ) -> Result<Admitted, Problem> {
-        let address = counted_as(peer);
+        let counted = self.count(peer)?;
         let mut inner = self.lock();
-        let of_address = address.and_then(|address| inner.by_address.get(&address));
-        if of_address.is_some_and(|open| *open >= self.max_per_address) {
-            drop(inner);
-            return Err(self.too_many_of_one_address());
-        }
         if inner.open >= self.max {
             drop(inner);
             return Err(self.no_place(&format!(
                 "{} connections are open, which is the limit",
                 self.max
             )));
-        }
-        if let Some(address) = address {
-            *inner.by_address.entry(address).or_default() += 1;
         }
         inner.open += 1;
         self.usage.connections.store(inner.open, Ordering::Relaxed);
@@ -93,9 +89,34 @@ impl Connections {
         Ok(Admitted {
             connections: Arc::clone(self),
             id,
-            address,
             ticket,
+            _counted: counted,
         })
+    }
+
+    /// Counts a connection under its address, until what is returned is dropped; `None` for
+    /// addresses that are exempt.
+    ///
+    /// # Errors
+    /// 429 when its address has as many as one may have.
+    fn count(self: &Arc<Self>, address: IpAddr) -> Result<Option<Counted>, Problem> {
+        if self.proxies.iter().any(|network| network.contains(address)) {
+            return Ok(None);
+        }
+        let Some(address) = counted_as(address) else {
+            return Ok(None);
+        };
+        let mut inner = self.lock();
+        let open = inner.by_address.get(&address).copied().unwrap_or(0);
+        if open >= self.max_per_address {
+            drop(inner);
+            return Err(self.too_many_of_one_address());
+        }
+        inner.by_address.insert(address, open + 1);
+        Ok(Some(Counted {
+            connections: Arc::clone(self),
+            address,
+        }))
     }
 
     /// 503 for a connection that cannot be served now; counted.
@@ -170,9 +191,27 @@ impl Connections {
 pub(super) struct Admitted {
     connections: Arc<Connections>,
     id: u64,
-    /// What it is counted under.
-    address: Option<IpAddr>,
     ticket: Arc<Ticket>,
+    _counted: Option<Counted>,
+}
+
+/// One connection of an address, until this is dropped.
+#[derive(Debug)]
+pub(super) struct Counted {
+    connections: Arc<Connections>,
+    address: IpAddr,
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let mut inner = self.connections.lock();
+        if let Entry::Occupied(mut entry) = inner.by_address.entry(self.address) {
+            *entry.get_mut() -= 1;
+            if *entry.get() == 0 {
+                entry.remove();
+            }
+        }
+    }
 }
 
 impl Admitted {
@@ -197,6 +236,18 @@ impl Admitted {
         self.connections.stopping.load(Ordering::SeqCst)
     }
 
+    /// Counts a session that a proxy brought under the address of its client.
+    ///
+    /// # Errors
+    /// 429 when that address has as many as one may have.
+    pub(super) fn count(&self, client: &Peer) -> Result<Option<Counted>, Problem> {
+        if client.is_forwarded() {
+            self.connections.count(client.ip())
+        } else {
+            Ok(None)
+        }
+    }
+
     /// It speaks another protocol from now on, whose own shutdown ends it.
     pub(super) fn leave_http(&self) {
         self.connections.lock().http.remove(&self.id);
@@ -211,14 +262,6 @@ impl Drop for Admitted {
         inner.open -= 1;
         let open = &self.connections.usage.connections;
         open.store(inner.open, Ordering::Relaxed);
-        if let Some(address) = self.address
-            && let Entry::Occupied(mut entry) = inner.by_address.entry(address)
-        {
-            *entry.get_mut() -= 1;
-            if *entry.get() == 0 {
-                entry.remove();
-            }
-        }
         drop(inner);
         self.connections.fewer.notify_all();
     }
@@ -226,17 +269,9 @@ impl Drop for Admitted {
 
 /// Whose connections are counted together; `None` for this machine itself, where a proxy or a
 /// load generator may speak for many.
-///
-/// A host has a whole /64 of IPv6 addresses (RFC 4291, section 2.5.4), so they count as one.
 fn counted_as(peer: IpAddr) -> Option<IpAddr> {
-    match peer.to_canonical() {
-        address if address.is_loopback() => None,
-        IpAddr::V4(address) => Some(address.into()),
-        IpAddr::V6(address) => {
-            let network = address.to_bits() >> 64 << 64;
-            Some(Ipv6Addr::from_bits(network).into())
-        }
-    }
+    let network = network_of(peer);
+    (!peer.to_canonical().is_loopback()).then_some(network)
 }
 
 #[cfg(test)]

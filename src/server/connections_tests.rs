@@ -12,7 +12,7 @@ fn connections(max: usize, max_per_address: usize) -> Arc<Connections> {
         max_connections_per_address: max_per_address,
         ..Limits::default()
     };
-    Connections::new(&limits, Arc::default())
+    Connections::new(&limits, &[], Arc::default())
 }
 
 /// Any open socket does.

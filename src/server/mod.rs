@@ -15,6 +15,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::access::{Access, Callers};
 use crate::config::{Config, Database};
 use crate::error::{Error, Result};
 use crate::frame::{CloseCode, StateFrame};
@@ -61,6 +62,7 @@ pub struct Server {
     connections: Arc<Connections>,
     manager: Arc<ConnectionManager>,
     journal: Arc<Journal>,
+    access: Arc<Access>,
     rest: Rest,
     watchers: Watchers,
 }
@@ -82,9 +84,16 @@ impl Server {
             watches: _,
             watch_interval: _,
             watch_timeout: _,
+            tokens: _,
+            insecure: _,
+            allow_origins: _,
+            trusted_proxies,
+            publish_rate: _,
+            publish_burst: _,
             limits: asked,
         } = &config;
         check(&config)?;
+        let access = Arc::new(Access::new(&config)?);
         // First of all, so that a second server on this port leaves the database alone.
         let socket = listener::bind(*listen)?;
         let address = socket
@@ -116,10 +125,13 @@ impl Server {
             &config,
         );
         let journal = Arc::new(journal.map_err(Error::system("start a thread"))?);
+        let callers = Arc::new(Callers::new(relay::connections(limits)));
         let rest = Rest::start(
             Arc::clone(&journal),
             Arc::clone(&manager),
             Arc::clone(&reader),
+            Arc::clone(&access),
+            Arc::clone(&callers),
             Arc::clone(&usage),
             limits,
         );
@@ -128,24 +140,26 @@ impl Server {
             journal.close();
         };
         let rest = rest.inspect_err(|_| end())?;
-        let connections = Connections::new(limits, Arc::clone(&usage));
+        let connections = Connections::new(limits, trusted_proxies, Arc::clone(&usage));
         let open_door = |relay| {
             let sockets = Sockets {
                 manager: Arc::clone(&manager),
                 journal: Arc::clone(&journal),
                 reader: Arc::clone(&reader),
+                access: Arc::clone(&access),
                 usage: Arc::clone(&usage),
                 limits: limits.clone(),
             };
             let door = Arc::new(Door {
                 limits: limits.clone(),
                 usage: Arc::clone(&usage),
+                access: Arc::clone(&access),
                 relay,
                 sockets,
             });
             Listener::start(socket, door, Arc::clone(&connections))
         };
-        let relay = Relay::new(rest.socket(), limits.max_rest_requests);
+        let relay = Relay::new(rest.socket(), limits.max_rest_requests, callers);
         let watch = |listener: Listener| match Watchers::start(&config, &manager, &journal) {
             Ok(watchers) => Ok((listener, watchers)),
             Err(error) => {
@@ -161,6 +175,7 @@ impl Server {
                 connections,
                 manager,
                 journal,
+                access,
                 rest,
                 watchers,
             }),
@@ -222,6 +237,24 @@ impl Server {
     /// Ends a subscription: [`ConnectionManager::unsubscribe`].
     pub fn unsubscribe(&self, subscription: Subscription) -> bool {
         self.manager.unsubscribe(subscription)
+    }
+
+    /// Whether there are files that [`Self::reload`] would read.
+    pub fn has_reloadable(&self) -> bool {
+        self.access.has_tokens()
+    }
+
+    /// Reads the tokens file anew. Who has a token that is no longer there is closed with 1008.
+    ///
+    /// # Errors
+    /// [`Error::Config`]; everything is as it was then.
+    pub fn reload(&self) -> Result<()> {
+        if self.access.has_tokens() {
+            let tokens = self.access.reload()?;
+            log::info!("{tokens} tokens read anew");
+            self.manager.wake_all();
+        }
+        Ok(())
     }
 
     /// Stops accepting, answers what was accepted, broadcasts what was committed, closes every

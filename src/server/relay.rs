@@ -7,19 +7,20 @@
 //! somebody else's request.
 
 use std::io::{self, Read, Write};
-use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 
+use crate::access::{Callers, Peer};
+use crate::config::Limits;
 use crate::error::{Error, Result};
 use crate::http::{Head, Problem, Reply};
 
-/// Headers of a request that handlers may see. All others stay at the door, so what the
-/// relay itself says (`X-Threadcast-…`) cannot be forged.
+/// Headers of a request that handlers may see. All others stay at the door, tokens among them,
+/// so what the relay itself says ([`Callers::HEADER`]) cannot be forged.
 const RELAYED: [&str; 7] = [
     "accept",
     "access-control-request-headers",
@@ -40,30 +41,46 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// every other request waits for a commit.
 pub(super) const READ_CONNECTIONS: usize = 4;
 
+/// How many connections there are, of every kind.
+pub(super) fn connections(limits: &Limits) -> usize {
+    let shared = limits.max_rest_requests.max(1);
+    shared + READ_CONNECTIONS.min(shared)
+}
+
 /// The connections to the request loop. Their number bounds the requests in hand.
 pub(super) struct Relay {
     /// Held while a connection is made: one at a time, see [`connect`].
     socket: Mutex<PathBuf>,
+    callers: Arc<Callers>,
     shared: Pool,
     reading: Pool,
 }
 
-/// Where one kind of request finds a free connection, or the place of one that broke.
+/// Where one kind of request finds a free connection.
 struct Pool {
-    free: Receiver<Option<UnixStream>>,
-    give_back: Sender<Option<UnixStream>>,
+    free: Receiver<Line>,
+    give_back: Sender<Line>,
+}
+
+/// A connection by its number among the [`Callers`], or the place of one that broke.
+struct Line {
+    number: usize,
+    connection: Option<UnixStream>,
 }
 
 /// A connection that goes back when this is dropped; without it, its place does.
 struct Lease<'a> {
     pool: &'a Pool,
-    connection: Option<UnixStream>,
+    line: Line,
 }
 
 impl Drop for Lease<'_> {
     fn drop(&mut self) {
         // There is room: this came from there.
-        let _ = self.pool.give_back.send(self.connection.take());
+        let _ = self.pool.give_back.send(Line {
+            number: self.line.number,
+            connection: self.line.connection.take(),
+        });
     }
 }
 
@@ -73,14 +90,19 @@ impl Relay {
     ///
     /// # Errors
     /// When the process has no descriptor left.
-    pub(super) fn new(socket: PathBuf, connections: usize) -> Result<Self> {
-        let pool = |size| -> Result<Pool> {
+    pub(super) fn new(socket: PathBuf, connections: usize, callers: Arc<Callers>) -> Result<Self> {
+        let mut numbers = 0..;
+        let mut pool = |size| -> Result<Pool> {
             let (give_back, free) = bounded(size);
-            for _ in 0..size {
+            for number in numbers.by_ref().take(size) {
                 let connection =
                     connect(&socket).map_err(Error::system("connect to the REST socket"))?;
+                let line = Line {
+                    number,
+                    connection: Some(connection),
+                };
                 give_back
-                    .send(Some(connection))
+                    .send(line)
                     .expect("the pool has room for what it is made for");
             }
             Ok(Pool { free, give_back })
@@ -89,6 +111,7 @@ impl Relay {
         let (shared, reading) = (pool(connections)?, pool(READ_CONNECTIONS.min(connections))?);
         Ok(Self {
             socket: Mutex::new(socket),
+            callers,
             shared,
             reading,
         })
@@ -103,19 +126,21 @@ impl Relay {
         &self,
         head: &Head,
         body: &[u8],
-        peer: SocketAddr,
+        peer: &Peer,
         keep_alive: bool,
     ) -> Vec<u8> {
         let answer = |problem: Problem| {
             Reply::from(problem).into_bytes(head.method == "HEAD", head.is_1_0, keep_alive)
         };
-        let request = match request(head, body, peer) {
+        let mut lease = self.lease(&head.method);
+        let request = match request(head, body, lease.line.number) {
             Ok(request) => request,
             Err(problem) => return answer(problem),
         };
-        let mut lease = self.lease(&head.method);
-        let connection = match lease.connection.take().map_or_else(|| self.reconnect(), Ok) {
-            Ok(connection) => lease.connection.insert(connection),
+        self.callers.set(lease.line.number, peer);
+        let connection = lease.line.connection.take();
+        let connection = match connection.map_or_else(|| self.reconnect(), Ok) {
+            Ok(connection) => lease.line.connection.insert(connection),
             Err(error) => {
                 log::error!("the REST thread cannot be reached: {error}");
                 return answer(Problem::unavailable(
@@ -131,7 +156,7 @@ impl Relay {
             }
             Err(error) => {
                 log::error!("a connection to the REST thread broke: {error}");
-                lease.connection = None;
+                lease.line.connection = None;
                 answer(Problem::new(500, "the request was lost inside the server"))
             }
         }
@@ -145,17 +170,17 @@ impl Relay {
 
     fn lease(&self, method: &str) -> Lease<'_> {
         const OPEN: &str = "the pool holds its own sender";
-        let (connection, pool) = if matches!(method, "GET" | "HEAD" | "OPTIONS") {
+        let (line, pool) = if matches!(method, "GET" | "HEAD" | "OPTIONS") {
             select! {
-                recv(self.reading.free) -> connection => (connection, &self.reading),
-                recv(self.shared.free) -> connection => (connection, &self.shared),
+                recv(self.reading.free) -> line => (line, &self.reading),
+                recv(self.shared.free) -> line => (line, &self.shared),
             }
         } else {
             (self.shared.free.recv(), &self.shared)
         };
         Lease {
             pool,
-            connection: connection.expect(OPEN),
+            line: line.expect(OPEN),
         }
     }
 }
@@ -174,7 +199,7 @@ fn connect(socket: &Path) -> io::Result<UnixStream> {
 }
 
 /// The request as tiny_http gets it: always HTTP/1.1, always with a length.
-fn request(head: &Head, body: &[u8], peer: SocketAddr) -> Result<Vec<u8>, Problem> {
+fn request(head: &Head, body: &[u8], caller: usize) -> Result<Vec<u8>, Problem> {
     let mut bytes = Vec::with_capacity(512 + body.len());
     bytes.extend_from_slice(
         format!(
@@ -197,7 +222,7 @@ fn request(head: &Head, body: &[u8], peer: SocketAddr) -> Result<Vec<u8>, Proble
         }
         bytes.extend_from_slice(format!("{name}: {value}\r\n").as_bytes());
     }
-    bytes.extend_from_slice(format!("X-Threadcast-Peer: {peer}\r\n\r\n").as_bytes());
+    bytes.extend_from_slice(format!("{}: {caller}\r\n\r\n", Callers::HEADER).as_bytes());
     bytes.extend_from_slice(body);
     Ok(bytes)
 }

@@ -47,7 +47,8 @@ impl Cable {
             &self.name,
             env!("CARGO_BIN_EXE_threadcast"),
         ]);
-        command.args(["serve", "--listen", &format!("{}:0", self.far), "--db"]);
+        command.args(["serve", "--insecure", "--publish-rate", "0", "--listen"]);
+        command.arg(format!("{}:0", self.far)).arg("--db");
         command.arg(database).args(args.split_whitespace());
         Program::start_command(command)
     }

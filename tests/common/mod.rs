@@ -4,6 +4,7 @@
 
 pub mod cable;
 pub mod system;
+pub mod tokens;
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};

@@ -3,25 +3,28 @@
 use serde_json::Value;
 use tiny_http::{Header, Request, Response};
 
+use crate::access::Peer;
 use crate::http::{Problem, Reply, percent_decode, query_pairs};
 use crate::protocol::kind;
 
 /// A request that wants an answer. Dropped without one, tiny_http answers 500.
 pub(super) struct Call {
     request: Request,
+    peer: Peer,
     method: String,
     path: String,
     query: String,
 }
 
 impl Call {
-    pub(super) fn new(request: Request) -> Self {
+    pub(super) fn new(request: Request, peer: Peer) -> Self {
         let (path, query) = request.url().split_once('?').unwrap_or((request.url(), ""));
         let (path, query) = (path.to_owned(), query.to_owned());
         Self {
             method: request.method().as_str().to_owned(),
             path,
             query,
+            peer,
             request,
         }
     }
@@ -33,6 +36,11 @@ impl Call {
     /// The path, still percent-encoded.
     pub(super) fn path(&self) -> &str {
         &self.path
+    }
+
+    /// Who asks.
+    pub(super) fn peer(&self) -> &Peer {
+        &self.peer
     }
 
     /// Where the client thinks it is.
@@ -101,10 +109,9 @@ impl Call {
 
     /// Answers. Never waits for the client: the relay takes the whole answer.
     pub(super) fn reply(self, mut reply: Reply) {
-        if let Some(origin) = self.loopback_origin() {
-            reply = reply
-                .with_header("Access-Control-Allow-Origin", origin)
-                .with_header("Vary", "Origin");
+        // The door has let it in.
+        if let Some(origin) = self.header("Origin") {
+            reply = reply.readable_by(origin);
         }
         let length = reply.body.len();
         let mut response = Response::new(
@@ -130,8 +137,7 @@ impl Call {
     /// Answers OPTIONS, a browser's preflight included (fetch.spec.whatwg.org, CORS protocol).
     pub(super) fn reply_options(self, allow: &str) {
         let mut reply = Reply::no_content().with_header("Allow", allow);
-        if self.header("Access-Control-Request-Method").is_some()
-            && self.loopback_origin().is_some()
+        if self.header("Access-Control-Request-Method").is_some() && self.header("Origin").is_some()
         {
             let headers = self
                 .header("Access-Control-Request-Headers")
@@ -151,23 +157,6 @@ impl Call {
             .iter()
             .find(|header| header.field.equiv(name))
             .map(|header| header.value.as_str())
-    }
-
-    /// The page's origin, if it comes from this machine: other pages may not read answers.
-    fn loopback_origin(&self) -> Option<String> {
-        let origin = self.header("Origin")?;
-        let host = origin
-            .strip_prefix("http://")
-            .or_else(|| origin.strip_prefix("https://"))?;
-        let name = match host.strip_prefix('[') {
-            Some(rest) => rest.split(']').next()?,
-            None => host.split(':').next()?,
-        };
-        let is_loopback = name.eq_ignore_ascii_case("localhost")
-            || name
-                .parse::<std::net::IpAddr>()
-                .is_ok_and(|ip| ip.is_loopback());
-        is_loopback.then(|| origin.to_owned())
     }
 }
 

@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::{Api, Call};
+use crate::access::{On, Scope};
 use crate::error::Error;
 use crate::http::{Problem, Reply};
 use crate::journal::Committed;
@@ -61,17 +62,21 @@ pub(super) fn index(_: &Arc<Api>, call: Call) {
 }
 
 pub(super) fn post_message(api: &Arc<Api>, mut call: Call) {
-    match call
+    let draft = call
         .json_object()
         .and_then(|object| draft(object).map_err(Problem::from))
-    {
+        .and_then(|draft| {
+            let on = On::Channel(&draft.channel_id);
+            call.peer().may(Scope::Publish, on).map(|()| draft)
+        });
+    match draft {
         Ok(draft) => submit(api, call, draft),
         Err(problem) => call.reply(problem.into()),
     }
 }
 
 fn submit(api: &Api, call: Call, draft: Draft) {
-    if let Err(problem) = api.check_room() {
+    if let Err(problem) = api.check_room(call.peer(), 1) {
         return call.reply(problem.into());
     }
     let answer = move |outcome: Result<&[Committed], &Error>| match outcome {
@@ -93,7 +98,10 @@ pub(super) fn get_messages(api: &Arc<Api>, call: Call) {
     let page = match call
         .query()
         .and_then(|query| page(&query, api.limits.max_page_bytes))
-    {
+        .and_then(|page| {
+            let on = page.channel.as_ref().map_or(On::Everything, On::Channel);
+            call.peer().may(Scope::Subscribe, on).map(|()| page)
+        }) {
         Ok(page) => page,
         Err(problem) => return call.reply(problem.into()),
     };
@@ -113,15 +121,19 @@ struct History {
 }
 
 pub(super) fn get_channels(api: &Arc<Api>, call: Call) {
-    answer_from_store(api, call, |api| {
+    let peer = call.peer().clone();
+    answer_from_store(api, call, move |api| {
+        let is_for_it = |name: &Channel| peer.may(Scope::Subscribe, On::Channel(name)).is_ok();
         let stored = api
             .reader
             .channels()?
             .into_iter()
+            .filter(|totals| is_for_it(&totals.channel_id))
             .map(|totals| (totals.channel_id.clone(), ChannelDetails::from(totals)));
         let mut known: BTreeMap<Channel, ChannelDetails> = stored.collect();
         // A channel that nobody has published to yet is known by its subscribers.
-        for (channel_id, subscribers) in api.manager.subscribers_by_channel() {
+        let subscribed = api.manager.subscribers_by_channel().into_iter();
+        for (channel_id, subscribers) in subscribed.filter(|(name, _)| is_for_it(name)) {
             let details = known.entry(channel_id.clone()).or_insert(ChannelDetails {
                 channel_id,
                 messages: 0,
@@ -161,12 +173,16 @@ impl From<ChannelTotals> for ChannelDetails {
 }
 
 pub(super) fn get_summary(api: &Arc<Api>, call: Call) {
+    if let Err(problem) = call.peer().may(Scope::Subscribe, On::Everything) {
+        return call.reply(problem.into());
+    }
     answer_from_store(api, call, |api| {
         Ok(json_body(&json!({"summary": api.reader.summary()?})))
     });
 }
 
 /// A WebSocket path that came without an upgrade (RFC 9110, section 15.5.22).
+/// Whether the caller may have it is asked when it comes with one.
 pub(super) fn upgrade_required(_: &Arc<Api>, call: Call) {
     let problem = Problem::new(426, "this is a WebSocket; connect with ws://, not http://")
         .with_header("Upgrade", "websocket")

@@ -11,7 +11,11 @@ use crate::http::Reply;
 use crate::protocol::MessageId;
 use crate::usage::Count;
 
+/// Load balancers have no token; the numbers are for those who have one.
 pub(super) fn get_health(api: &Arc<Api>, call: Call) {
+    if call.peer().is_known().is_err() {
+        return call.reply(Reply::json(json_body(&Status { status: "ok" })));
+    }
     let health = Health {
         status: "ok",
         version: env!("CARGO_PKG_VERSION"),
@@ -21,6 +25,11 @@ pub(super) fn get_health(api: &Arc<Api>, call: Call) {
         limits: LimitReport::of(api),
     };
     call.reply(Reply::json(json_body(&health)));
+}
+
+#[derive(Serialize)]
+struct Status {
+    status: &'static str,
 }
 
 #[derive(Serialize)]
@@ -42,6 +51,8 @@ struct LimitReport {
     queued_bytes: Limit,
     message_bytes: Limit,
     feeds: Limit,
+    publish_rate: Limit,
+    credentials: Limit,
 }
 
 #[derive(Serialize)]
@@ -49,7 +60,9 @@ struct Limit {
     /// Left out where each address, channel or message has its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     used: Option<usize>,
-    max: usize,
+    /// Left out where there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max: Option<usize>,
     /// Since the start.
     refused: u64,
 }
@@ -57,9 +70,9 @@ struct Limit {
 impl LimitReport {
     fn of(api: &Api) -> Self {
         let (limits, usage, refused) = (&api.limits, &api.usage, &api.usage.refused);
-        let limit = |used, max, refused: &Count| Limit {
+        let limit = |used, max: usize, refused: &Count| Limit {
             used,
-            max,
+            max: Some(max).filter(|max| *max > 0),
             refused: refused.total(),
         };
         Self {
@@ -85,6 +98,8 @@ impl LimitReport {
                 limits.max_feeds,
                 &refused.feeds,
             ),
+            publish_rate: limit(None, api.access.publish_rate(), &refused.rate),
+            credentials: limit(None, 0, &refused.credentials),
         }
     }
 }

@@ -5,6 +5,7 @@
 //! journal's callback, reading history happens on the `query` threads, and the relay takes
 //! whole answers at once.
 
+mod admin;
 mod call;
 mod directory;
 mod handlers;
@@ -13,6 +14,7 @@ mod routes;
 mod states;
 
 use std::io;
+use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,6 +23,7 @@ use std::time::Instant;
 
 use crossbeam_channel::{Sender, unbounded};
 
+use crate::access::{Access, Callers, Peer};
 use crate::config::Limits;
 use crate::error::{Error, Result};
 use crate::http::Problem;
@@ -41,6 +44,7 @@ pub(super) struct Api {
     pub(super) journal: Arc<Journal>,
     pub(super) manager: Arc<ConnectionManager>,
     pub(super) reader: Arc<dyn Reader>,
+    pub(super) access: Arc<Access>,
     pub(super) usage: Arc<Usage>,
     pub(super) limits: Limits,
     pub(super) started: Instant,
@@ -48,11 +52,15 @@ pub(super) struct Api {
 }
 
 impl Api {
-    /// Whether a publisher may hand something to the journal.
+    /// Whether a publisher may hand so many messages or states to the journal now.
     ///
     /// # Errors
-    /// 503 when too much waits to be stored; counted.
-    pub(super) fn check_room(&self) -> Result<(), Problem> {
+    /// 429 when it is too fast, 503 when too much waits to be stored; counted.
+    pub(super) fn check_room(&self, peer: &Peer, number: usize) -> Result<(), Problem> {
+        self.access.publish(peer, number).map_err(|too_fast| {
+            self.usage.refused.rate.add();
+            Problem::from(too_fast)
+        })?;
         if self.journal.has_room() {
             return Ok(());
         }
@@ -87,6 +95,8 @@ impl Rest {
         journal: Arc<Journal>,
         manager: Arc<ConnectionManager>,
         reader: Arc<dyn Reader>,
+        access: Arc<Access>,
+        callers: Arc<Callers>,
         usage: Arc<Usage>,
         limits: &Limits,
     ) -> Result<Self> {
@@ -104,6 +114,7 @@ impl Rest {
             journal,
             manager,
             reader,
+            access,
             usage,
             limits: limits.clone(),
             started: Instant::now(),
@@ -124,7 +135,7 @@ impl Rest {
             // Ends with the first `unblock`: the relay's connections are made before the first
             // request, so tiny_http has nothing more to accept and no error to report.
             while let Ok(request) = requests.recv() {
-                let _ = catch_unwind(AssertUnwindSafe(|| dispatch(&api, request)));
+                let _ = catch_unwind(AssertUnwindSafe(|| dispatch(&api, &callers, request)));
             }
         })?);
         Ok(Self {
@@ -150,11 +161,21 @@ impl Rest {
     }
 }
 
-/// Finds the route and runs its handler.
-fn dispatch(api: &Arc<Api>, request: tiny_http::Request) {
-    let call = Call::new(request);
+/// Finds the route and runs its handler, if the caller may have it run.
+fn dispatch(api: &Arc<Api>, callers: &Callers, request: tiny_http::Request) {
+    let caller = caller(callers, &request);
+    // Only the relay itself asks for nobody, before the first request: `OPTIONS *`.
+    let nobody = || Peer::from(SocketAddr::from(([0, 0, 0, 0], 0)));
+    let is_known = caller.is_some();
+    let call = Call::new(request, caller.unwrap_or_else(nobody));
     match routes::find(call.method(), call.path()) {
-        routes::Found::Route(route) => (route.handler)(api, call),
+        routes::Found::Route(_) if !is_known => {
+            call.reply(Problem::new(500, "nobody knows who asks").into());
+        }
+        routes::Found::Route(route) => match route.needs.check(call.peer()) {
+            Ok(()) => (route.handler)(api, call),
+            Err(problem) => call.reply(problem.into()),
+        },
         routes::Found::Options(allow) => call.reply_options(&allow),
         routes::Found::OtherMethods(allow) => {
             let problem = Problem::method_not_allowed(call.method(), call.path(), &allow);
@@ -171,6 +192,13 @@ fn dispatch(api: &Arc<Api>, request: tiny_http::Request) {
             call.reply(problem.into());
         }
     }
+}
+
+/// Whose request it is, by the connection that it came on.
+fn caller(callers: &Callers, request: &tiny_http::Request) -> Option<Peer> {
+    let is_caller = |header: &&tiny_http::Header| header.field.equiv(Callers::HEADER);
+    let header = request.headers().iter().find(is_caller)?;
+    callers.get(header.value.as_str().parse().ok()?)
 }
 
 fn spawn(name: String, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::handlers::json_body;
-use super::{Api, Call, handlers, health, states};
+use super::{Api, Call, admin, handlers, health, states};
+use crate::access::{On, Peer, Scope};
+use crate::http::Problem;
 use crate::protocol::State;
 
 /// A method on a path.
@@ -24,7 +26,31 @@ pub struct Route {
     /// What it belongs to.
     pub tags: &'static [&'static str],
     #[serde(skip)]
+    pub(super) needs: Needs,
+    #[serde(skip)]
     pub(super) handler: fn(&Arc<Api>, Call),
+}
+
+/// What whoever calls a route must be or have, where there are tokens; the handler asks for the
+/// channel or feed.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Needs {
+    Nothing,
+    /// Any token that is valid.
+    Token,
+    Scope(Scope),
+}
+
+impl Needs {
+    /// # Errors
+    /// 401 or 403.
+    pub(super) fn check(self, peer: &Peer) -> Result<(), Problem> {
+        match self {
+            Self::Nothing => Ok(()),
+            Self::Token => peer.is_known(),
+            Self::Scope(scope) => peer.may(scope, On::Anything),
+        }
+    }
 }
 
 /// Every route of the server.
@@ -36,6 +62,7 @@ pub const ROUTES: &[Route] = &[
         summary: "Commands to paste",
         description: "Plain text: how to subscribe, publish and look, with this server's address.",
         tags: &["server"],
+        needs: Needs::Nothing,
         handler: handlers::index,
     },
     Route {
@@ -45,6 +72,7 @@ pub const ROUTES: &[Route] = &[
         summary: "Store a message and broadcast it to its channel",
         description: "A JSON object with `channel_id`, `author` and `content`, and if you like `lane`, `provider` and `token_count`. 200 means that it is committed.",
         tags: &["messages"],
+        needs: Needs::Scope(Scope::Publish),
         handler: handlers::post_message,
     },
     Route {
@@ -54,6 +82,7 @@ pub const ROUTES: &[Route] = &[
         summary: "Read the history, of one channel or of all",
         description: "Ascending ids. Query: `channel_id`, `since`, `before`, `limit` (1 to 1000, default 200); without `since` the newest.",
         tags: &["messages"],
+        needs: Needs::Scope(Scope::Subscribe),
         handler: handlers::get_messages,
     },
     Route {
@@ -63,6 +92,7 @@ pub const ROUTES: &[Route] = &[
         summary: "List the channels with their counts",
         description: "By name, with messages, newest id and subscribers.",
         tags: &["messages"],
+        needs: Needs::Scope(Scope::Subscribe),
         handler: handlers::get_channels,
     },
     Route {
@@ -72,6 +102,7 @@ pub const ROUTES: &[Route] = &[
         summary: "Count messages and tokens, by provider and lane",
         description: "Messages and tokens in total; null and empty providers and lanes are left out.",
         tags: &["messages"],
+        needs: Needs::Scope(Scope::Subscribe),
         handler: handlers::get_summary,
     },
     Route {
@@ -81,6 +112,7 @@ pub const ROUTES: &[Route] = &[
         summary: "Tell that the server is up, and its newest id",
         description: "Status, version, uptime, subscribers connected, newest id, and every limit with what is used of it and how often it refused something; from memory.",
         tags: &["server"],
+        needs: Needs::Nothing,
         handler: health::get_health,
     },
     Route {
@@ -90,6 +122,7 @@ pub const ROUTES: &[Route] = &[
         summary: "Subscribe to a channel and publish to it, over WebSocket",
         description: "Every message of the channel as a text frame, in ascending order of ids; `message`, `ping` and `client_ready` frames are taken.",
         tags: &["messages", "websocket"],
+        needs: Needs::Scope(Scope::Subscribe),
         handler: handlers::upgrade_required,
     },
     Route {
@@ -99,6 +132,7 @@ pub const ROUTES: &[Route] = &[
         summary: "Publish a feed's state",
         description: "Any JSON value. Subscribers hear of it if it differs from the last one as a value; the answer says so, with the revision.",
         tags: &["feeds"],
+        needs: Needs::Scope(Scope::State),
         handler: states::put_state,
     },
     Route {
@@ -108,6 +142,7 @@ pub const ROUTES: &[Route] = &[
         summary: "Read a feed's last state",
         description: "The same object as the subscribers' frame. The revision is its ETag: `If-None-Match` is answered 304.",
         tags: &["feeds"],
+        needs: Needs::Token,
         handler: states::get_state,
     },
     Route {
@@ -117,7 +152,28 @@ pub const ROUTES: &[Route] = &[
         summary: "List the feeds",
         description: "By name, with revision and subscribers; watched ones with how their source fares.",
         tags: &["feeds"],
+        needs: Needs::Token,
         handler: states::get_states,
+    },
+    Route {
+        method: "GET",
+        path: "/api/connections",
+        name: "get_connections",
+        summary: "List the subscribers that are connected",
+        description: "Each with its kind, channel or feed, address, token, how far it is and what waits for it. For the scope `admin`, or without tokens for clients of the same machine.",
+        tags: &["admin"],
+        needs: Needs::Scope(Scope::Admin),
+        handler: admin::get_connections,
+    },
+    Route {
+        method: "DELETE",
+        path: "/api/connections/{id}",
+        name: "delete_connection",
+        summary: "Close a subscriber's connection",
+        description: "With the close code 1008. For the scope `admin`, or without tokens for clients of the same machine.",
+        tags: &["admin"],
+        needs: Needs::Scope(Scope::Admin),
+        handler: admin::delete_connection,
     },
     Route {
         method: "GET",
@@ -126,6 +182,7 @@ pub const ROUTES: &[Route] = &[
         summary: "Subscribe to a feed, over WebSocket",
         description: "The last state at once, then every change; a slow client may skip states, never the newest.",
         tags: &["feeds", "websocket"],
+        needs: Needs::Scope(Scope::Subscribe),
         handler: handlers::upgrade_required,
     },
     Route {
@@ -135,6 +192,7 @@ pub const ROUTES: &[Route] = &[
         summary: "Subscribe to a feed, over WebSocket",
         description: "The same as /ws/{feed}.",
         tags: &["feeds", "websocket"],
+        needs: Needs::Scope(Scope::Subscribe),
         handler: handlers::upgrade_required,
     },
 ];
@@ -159,7 +217,7 @@ pub(super) enum Found {
 
 pub(super) fn find(method: &str, path: &str) -> Found {
     if path == "*" {
-        return Found::Options("GET, HEAD, POST, PUT, OPTIONS".to_owned());
+        return Found::Options("GET, HEAD, POST, PUT, DELETE, OPTIONS".to_owned());
     }
     let wanted = if method == "HEAD" { "GET" } else { method };
     let mut allow = Vec::new();

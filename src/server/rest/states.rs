@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::handlers::json_body;
 use super::{Api, Call};
+use crate::access::{On, Peer, Scope};
 use crate::error::{Error, Result};
 use crate::frame::StateFrame;
 use crate::http::{Problem, Reply};
@@ -30,11 +31,15 @@ pub(super) fn put_state(api: &Arc<Api>, call: Call) {
 }
 
 fn publish(api: &Api, mut call: Call) {
-    let (feed, state) = match feed(&call).and_then(|feed| Ok((feed, state(&mut call)?))) {
+    let asked = feed(&call).and_then(|feed| {
+        call.peer().may(Scope::State, On::Feed(&feed))?;
+        Ok((feed, state(&mut call)?))
+    });
+    let (feed, state) = match asked {
         Ok(asked) => asked,
         Err(problem) => return call.reply(problem.into()),
     };
-    if let Err(problem) = api.check_room() {
+    if let Err(problem) = api.check_room(call.peer(), 1) {
         return call.reply(problem.into());
     }
     let answer = move |outcome: Result<Published>| match outcome {
@@ -59,7 +64,8 @@ struct Answer {
 
 /// Answers from memory, however busy the store is.
 pub(super) fn get_state(api: &Arc<Api>, call: Call) {
-    let feed = match feed(&call) {
+    let feed = feed(&call).and_then(|feed| may_read(call.peer(), &feed).map(|()| feed));
+    let feed = match feed {
         Ok(feed) => feed,
         Err(problem) => return call.reply(problem.into()),
     };
@@ -80,13 +86,28 @@ pub(super) fn get_state(api: &Arc<Api>, call: Call) {
 
 /// Answers from memory, too.
 pub(super) fn get_states(api: &Arc<Api>, call: Call) {
-    let feeds = api.manager.feeds();
+    let peer = call.peer();
+    let mut feeds = api.manager.feeds();
+    feeds.retain(|status| may_read(peer, &status.feed).is_ok());
+    // Paths, commands and what they say are for those who look after the machine.
+    if peer.may(Scope::Admin, On::Anything).is_err() {
+        feeds.iter_mut().for_each(|status| status.watch = None);
+    }
     call.reply(Reply::json(json_body(&FeedList { feeds })));
 }
 
 #[derive(Serialize)]
 struct FeedList {
     feeds: Vec<FeedStatus>,
+}
+
+/// Whoever publishes a state may read it, too.
+fn may_read(peer: &Peer, feed: &Feed) -> Result<(), Problem> {
+    let subscribes = peer.may(Scope::Subscribe, On::Feed(feed));
+    subscribes.or_else(|problem| {
+        let publishes = peer.may(Scope::State, On::Feed(feed));
+        publishes.map_err(|_| problem)
+    })
 }
 
 /// The feed that the path names.

@@ -6,6 +6,7 @@ use tungstenite::error::{Error, ProtocolError};
 use tungstenite::handshake::server::{Request, create_response, write_response};
 use tungstenite::http::{HeaderName, HeaderValue, Method};
 
+use crate::access::SUBPROTOCOL;
 use crate::http::{Framing, Head, Problem, percent_decode, query_pairs};
 use crate::protocol::{Channel, Feed, MessageId, Start, Topic};
 
@@ -103,7 +104,14 @@ pub(super) fn accept(head: &Head) -> Result<Vec<u8>, Problem> {
                 .insert(HeaderName::from_static(name), value);
         }
     }
-    let response = create_response(&request).map_err(|error| refusal(&error))?;
+    let mut response = create_response(&request).map_err(|error| refusal(&error))?;
+    // The only one that there is; whoever offers others alone gets none (RFC 6455, section 4.2.2).
+    if head.lists("sec-websocket-protocol", SUBPROTOCOL) {
+        let chosen = HeaderValue::from_static(SUBPROTOCOL);
+        response
+            .headers_mut()
+            .insert("Sec-WebSocket-Protocol", chosen);
+    }
     let mut bytes = Vec::new();
     write_response(&mut bytes, &response).map_err(|error| refusal(&error))?;
     Ok(bytes)

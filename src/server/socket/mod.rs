@@ -10,18 +10,21 @@ mod handshake;
 mod heartbeat;
 mod publishing;
 
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+
 use rustix::net::sockopt::{set_socket_linger, set_socket_send_buffer_size};
 
+use crate::access::{Access, On, Peer, Scope, Stay};
 use crate::config::Limits;
 use crate::frame::{Chunk, CloseCode};
 use crate::http::{Head, Problem, linger};
 use crate::journal::Journal;
 use crate::manager::{Client, ConnectionManager, End, Unregistered};
-use crate::protocol::{ClientFrame, FrameError, MessageId, ServerFrame, Topic};
+use crate::protocol::{ClientFrame, Draft, FrameError, MessageId, ServerFrame, Topic};
 use crate::store::Reader;
 use crate::usage::Usage;
 use catch_up::CatchUp;
@@ -69,6 +72,8 @@ pub(super) struct Sockets {
     pub(super) journal: Arc<Journal>,
     /// Where they find what they have missed.
     pub(super) reader: Arc<dyn Reader>,
+    /// Who may be here and publish.
+    pub(super) access: Arc<Access>,
     /// Where refusals are counted.
     pub(super) usage: Arc<Usage>,
     /// What each may use.
@@ -80,15 +85,18 @@ impl Sockets {
     /// behind the request's head.
     ///
     /// # Errors
-    /// 400, 422, 426 or 503, before anything was written.
+    /// 400, 401, 403, 422, 426 or 503, before anything was written.
     pub(super) fn serve(
         &self,
         head: Head,
         topic: Topic,
-        peer: SocketAddr,
+        peer: Peer,
         stream: &Arc<TcpStream>,
         early: Vec<u8>,
     ) -> Result<(), Problem> {
+        // Before anybody registers: what is revoked meanwhile is noticed.
+        let stay = Stay::new(Arc::clone(&self.access), &peer);
+        peer.may(Scope::Subscribe, (&topic).into())?;
         let accepted = Chunk::raw(handshake::accept(&head)?);
         let (cursor, catch_up) = self.begin(&topic, &head)?;
         // Sessions last: what belongs to the request is let go of first.
@@ -119,10 +127,10 @@ impl Sockets {
             client: &client,
         };
         client.drain();
-        let mut session = Session::new(self, &client, catch_up, early);
+        let mut session = Session::new(self, &client, catch_up, stay, early);
         let end = session.run();
         drop(registered);
-        log::debug!("client {} from {peer} ended: {end:?}", client.id);
+        log::debug!("client {} from {} ended: {end:?}", client.id, client.peer);
         match end {
             Ended::Said => linger(stream, LINGER),
             Ended::Gone => {}
@@ -190,6 +198,7 @@ struct Session<'a> {
     decoder: Decoder,
     publishing: Publishing,
     catch_up: CatchUp,
+    stay: Stay,
     /// The decoder may hold frames that the socket will not announce again.
     unread: bool,
     heartbeat: Heartbeat,
@@ -202,6 +211,7 @@ impl<'a> Session<'a> {
         sockets: &'a Sockets,
         client: &'a Arc<Client>,
         catch_up: CatchUp,
+        stay: Stay,
         early: Vec<u8>,
     ) -> Self {
         let limits = &sockets.limits;
@@ -209,6 +219,7 @@ impl<'a> Session<'a> {
             sockets,
             client,
             catch_up,
+            stay,
             unread: !early.is_empty(),
             decoder: Decoder::new(early, limits.max_body_bytes.saturating_mul(2)),
             publishing: Publishing::new(Arc::clone(client), limits.max_in_flight),
@@ -233,6 +244,7 @@ impl<'a> Session<'a> {
                 );
                 return Ended::Stalled;
             }
+            self.leave_if_not_allowed();
             let has_room = self.sockets.journal.has_room() && self.publishing.has_room();
             let may_read = has_room && !self.client.is_finishing();
             if may_read && self.unread {
@@ -254,6 +266,15 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// Ends a client whose token was revoked, has expired or is for other things now.
+    fn leave_if_not_allowed(&mut self) {
+        let (peer, topic) = (&self.client.peer, &self.client.topic);
+        if let Err(problem) = self.stay.check(peer, topic) {
+            log::info!("client {} from {peer} has to go: {problem}", self.client.id);
+            self.leave(|client| client.finish(CloseCode::Policy, &problem.detail));
+        }
+    }
+
     /// Brings a client that is behind the next of what it has missed.
     fn bring_missed(&mut self) {
         if !self.client.wants_missed() || self.catch_up.pause().is_some() {
@@ -267,7 +288,7 @@ impl<'a> Session<'a> {
             .catch_up
             .step(self.client, manager, &**reader, patience);
         if let Err(error) = outcome {
-            let (id, peer) = (self.client.id, self.client.peer);
+            let (id, peer) = (self.client.id, &self.client.peer);
             log::error!("client {id} from {peer} cannot be brought what it has missed: {error}");
             self.leave(|client| {
                 client.finish(
@@ -300,6 +321,9 @@ impl<'a> Session<'a> {
         // The journal tells nobody when it has room again, nor does whoever drains an answer.
         if !has_room && !congested {
             until = until.min(ROOM_INTERVAL);
+        }
+        if let Some(end) = self.stay.until() {
+            until = until.min(end.saturating_duration_since(Instant::now()));
         }
         if self.client.wants_missed() {
             until = until.min(self.catch_up.pause().unwrap_or_default());
@@ -360,13 +384,34 @@ impl<'a> Session<'a> {
             frame
         };
         match frame {
-            Ok(ClientFrame::Message(draft, reference)) => self.publishing.add(draft, reference),
+            Ok(ClientFrame::Message(draft, reference)) => {
+                match self.may_publish(&draft, &reference) {
+                    Ok(()) => self.publishing.add(draft, reference),
+                    Err(error) => self.client.reply(Chunk::json(&ServerFrame::from(error))),
+                }
+            }
             Ok(ClientFrame::Ping(timestamp)) => self
                 .client
                 .reply(Chunk::json(&ServerFrame::Pong { timestamp })),
             Ok(ClientFrame::ClientReady) => {}
             Err(error) => self.client.reply(Chunk::json(&ServerFrame::from(error))),
         }
+    }
+
+    /// Whether its client may publish this now.
+    fn may_publish(&self, draft: &Draft, reference: &Option<Value>) -> Result<(), FrameError> {
+        let refused = |code, detail| FrameError {
+            code,
+            detail,
+            reference: reference.clone(),
+        };
+        let (peer, sockets) = (&self.client.peer, self.sockets);
+        peer.may(Scope::Publish, On::Channel(&draft.channel_id))
+            .map_err(|problem| refused("forbidden", problem.detail))?;
+        sockets.access.publish(peer, 1).map_err(|too_fast| {
+            sockets.usage.refused.rate.add();
+            refused("rate_limited", too_fast.to_string())
+        })
     }
 
     /// Pings when it is time, and gives up a client that has not been heard of since.
@@ -381,7 +426,7 @@ impl<'a> Session<'a> {
             Beat::Nothing => {}
             Beat::Ping => self.client.reply(Chunk::ping(b"")),
             Beat::Dead => {
-                let (id, peer) = (self.client.id, self.client.peer);
+                let (id, peer) = (self.client.id, &self.client.peer);
                 log::info!("client {id} from {peer} answered no ping and is given up");
                 self.leave(|client| {
                     client.finish(CloseCode::TryAgainLater, "no pong: reconnect with `since`");

@@ -80,6 +80,7 @@ fn sockets() -> Sockets {
     )
     .expect("threads");
     Sockets {
+        access: Arc::new(Access::new(&Config::default()).expect("loopback needs no tokens")),
         usage,
         manager,
         journal: Arc::new(journal),
@@ -104,7 +105,7 @@ fn subscribe(sockets: &Arc<Sockets>, query: &str) -> (TcpStream, thread::JoinHan
     let topic = wanted_topic(&head).expect("a topic").expect("a channel");
     let sockets = Arc::clone(sockets);
     let session = thread::spawn(move || {
-        let served = sockets.serve(head, topic, peer, &Arc::new(ours), Vec::new());
+        let served = sockets.serve(head, topic, peer.into(), &Arc::new(ours), Vec::new());
         served.expect("a handshake");
     });
     (theirs, session)

@@ -1,4 +1,4 @@
-//! The time of a commit, as clients see it.
+//! Times, as clients see them.
 
 use std::time::Duration;
 
@@ -7,18 +7,19 @@ use time::OffsetDateTime;
 /// Now, in UTC with microseconds: `2026-01-05T12:34:56.789012+00:00`.
 ///
 /// It may go backwards with the system's clock: the order is that of the ids.
-pub(super) fn now() -> String {
+pub(crate) fn now() -> String {
     format(OffsetDateTime::now_utc())
 }
 
 /// So long ago; what is older is less as a text, too.
-pub(super) fn before(age: Duration) -> String {
+pub(crate) fn before(age: Duration) -> String {
     let now = OffsetDateTime::now_utc();
     let age = time::Duration::try_from(age).unwrap_or(time::Duration::MAX);
     format(now.checked_sub(age).unwrap_or(OffsetDateTime::UNIX_EPOCH))
 }
 
-fn format(time: OffsetDateTime) -> String {
+/// A time in UTC, in the same form.
+pub(crate) fn format(time: OffsetDateTime) -> String {
     format!(
         "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:06}+00:00",
         time.year(),
