@@ -30,6 +30,14 @@
 //! encoded frame to every [`Client`](manager::Client) of the channel → the outbox is drained
 //! into the socket right there. A socket that is full is left to its own thread.
 //!
+//! # Who may do what
+//!
+//! The door asks [`access`] once for each request, before its body is read: foreign pages and
+//! wrong tokens end there. What comes out, a [`Peer`](access::Peer), goes along: the session has
+//! it, and `rest` finds it by the number of the relay's connection that a request came on, so
+//! there is nothing in a request that could be forged. The route's scope is asked for in one
+//! place, the channel or feed by whoever knows its name.
+//!
 //! # The log is the queue
 //!
 //! The manager knows the *offered head*: the newest message that `broadcast` has taken up. It
@@ -61,13 +69,14 @@
 //! | 3 | `server::rest` (the only room that knows tiny_http), `server::relay`, `server::socket`, `watch` |
 //! | 2 | [`journal`] (with the `broadcast` and `feeds` threads) |
 //! | 1 | [`manager`], [`store`] |
-//! | 0 | [`config`], [`error`], [`protocol`], [`frame`], [`history`], [`http`], [`usage`] |
+//! | 0 | [`access`], [`config`], [`error`], [`protocol`], [`frame`], [`history`], [`http`], [`usage`] |
 //!
 //! # Invariants
 //!
 //! - Once the server runs, only `journal` writes to the store and changes its feeds; only `broadcast` offers
 //!   messages, only `feeds` states.
 //! - Nothing is broadcast or acknowledged that is not committed.
+//! - No request reaches a handler or a session without a peer; no secret goes beyond [`access`].
 //! - Only the holder of a client's writer lock writes to its socket; nothing follows a close frame.
 //! - The manager's lock is held for edits of its map and to take lists, never during a send,
 //!   a log line or a read of the store.
@@ -86,6 +95,9 @@
 //! |---|---|
 //! | connections, their threads and descriptors | [`Limits::max_connections`], and what the machine allows |
 //! | connections from one address, and the map that counts them | [`Limits::max_connections_per_address`]; the open connections |
+//! | tokens | the tokens file: 16 MiB |
+//! | buckets of publishers, of addresses with wrong tokens | 16,384 each; who is new beyond that shares one |
+//! | answers to wrong tokens that wait | 10 s each, on the connection's own thread |
 //! | subscribers of one channel or feed | [`Limits::max_subscribers`] |
 //! | a request head, a body, a frame | [`Limits::max_head_bytes`], [`Limits::max_body_bytes`] |
 //! | what a subscriber behind has in memory | one page: 64 KiB or one message |
