@@ -20,6 +20,7 @@ use threadcast::ConnectionManager;
 use threadcast::frame::{Chunk, CloseCode};
 use threadcast::manager::Client;
 use threadcast::protocol::{Feed, State};
+use threadcast::stream::Stream;
 use tungstenite::Message;
 use tungstenite::protocol::{Role, WebSocketContext};
 
@@ -71,7 +72,7 @@ fn serve(
     let peer = stream.peer_addr()?;
     stream.set_read_timeout(Some(PATIENCE))?;
     let handshake = tungstenite::accept(stream).map_err(|error| error.to_string())?;
-    let stream = Arc::new(handshake.get_ref().try_clone()?);
+    let stream = Arc::new(Stream::from(handshake.get_ref().try_clone()?));
     // The handshake has been answered: nothing has to go out before the first state.
     let client = manager.connect(feed, peer, stream, Chunk::raw(Vec::new()))?;
     client.drain();
@@ -100,7 +101,7 @@ fn listen(client: &Client, context: &mut WebSocketContext) -> bool {
 
 /// The reading side of a client's socket. Answers go through the client, which alone writes,
 /// so what tungstenite would say by itself ends here.
-struct Inbound<'a>(&'a TcpStream);
+struct Inbound<'a>(&'a Stream);
 
 impl Read for Inbound<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {

@@ -69,7 +69,7 @@
 //! | 3 | `server::rest` (the only room that knows tiny_http), `server::relay`, `server::socket`, `watch` |
 //! | 2 | [`journal`] (with the `broadcast` and `feeds` threads) |
 //! | 1 | [`manager`], [`store`] |
-//! | 0 | [`access`], [`config`], [`error`], [`protocol`], [`frame`], [`history`], [`http`], [`usage`] |
+//! | 0 | [`access`], [`config`], [`error`], [`protocol`], [`frame`], [`history`], [`http`], [`stream`], [`usage`] |
 //!
 //! # Invariants
 //!
@@ -129,6 +129,7 @@ pub mod manager;
 pub mod protocol;
 pub mod server;
 pub mod store;
+pub mod stream;
 pub mod usage;
 mod watch;
 

@@ -29,7 +29,7 @@ fn connect(manager: &ConnectionManager, topic: impl Into<Topic>) -> (Arc<Client>
     let (ours, peer) = listener.accept().expect("a connection");
     let nothing = Chunk::raw(Vec::new());
     let client = manager
-        .connect(topic, peer, Arc::new(ours), nothing)
+        .connect(topic, peer, Arc::new(ours.into()), nothing)
         .expect("a client");
     client.drain();
     (client, Ws::from_stream(theirs))

@@ -14,6 +14,7 @@ use std::time::Duration;
 use libfuzzer_sys::fuzz_target;
 use rustix::io::ioctl_fionread;
 use threadcast::http::{Framing, Head, Incoming, Received, percent_decode, query_pairs};
+use threadcast::stream::Stream;
 
 const MAX_HEAD: usize = 4 << 10;
 const MAX_BODY: usize = 4 << 10;
@@ -64,7 +65,8 @@ fn requests(reads: &[&[u8]]) -> Vec<String> {
     let (mut client, server) = LISTENER.with(|listener| {
         let address = listener.local_addr().expect("an address");
         let client = TcpStream::connect(address).expect("a connection");
-        (client, listener.accept().expect("a connection").0)
+        let (server, _) = listener.accept().expect("a connection");
+        (client, Stream::from(server))
     });
     let ended = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -85,11 +87,11 @@ fn requests(reads: &[&[u8]]) -> Vec<String> {
 }
 
 /// Whether bytes have arrived that the server has not read: the next ones would join them.
-fn waits(server: &TcpStream) -> bool {
+fn waits(server: &Stream) -> bool {
     ioctl_fionread(server).is_ok_and(|bytes| bytes > 0)
 }
 
-fn read_all(server: &TcpStream) -> Vec<String> {
+fn read_all(server: &Stream) -> Vec<String> {
     let mut incoming = Incoming::default();
     let mut told = Vec::new();
     loop {

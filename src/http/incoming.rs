@@ -1,11 +1,11 @@
 //! The reading side of a connection: whole requests out of whatever pieces arrive.
 
 use std::io::{self, Read};
-use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use super::body::{Chunks, too_large};
 use super::{Framing, Head, Problem};
+use crate::stream::Stream;
 
 /// Bytes asked of the socket at first; most requests come whole. Small, because a WebSocket's
 /// thread has this too, once.
@@ -41,7 +41,7 @@ impl Incoming {
     #[inline(never)]
     pub fn head(
         &mut self,
-        stream: &TcpStream,
+        stream: &Stream,
         idle: Duration,
         limit: Duration,
         max_bytes: usize,
@@ -88,7 +88,7 @@ impl Incoming {
     #[inline(never)]
     pub fn body(
         &mut self,
-        stream: &TcpStream,
+        stream: &Stream,
         framing: Framing,
         limit: Duration,
         max_bytes: usize,
@@ -153,7 +153,7 @@ impl Incoming {
         self.buffer.drain(..bytes);
     }
 
-    fn fill_until(&mut self, stream: &TcpStream, deadline: Instant) -> io::Result<usize> {
+    fn fill_until(&mut self, stream: &Stream, deadline: Instant) -> io::Result<usize> {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Err(io::ErrorKind::TimedOut.into());
@@ -161,7 +161,7 @@ impl Incoming {
         self.fill(stream, left)
     }
 
-    fn fill(&mut self, stream: &TcpStream, timeout: Duration) -> io::Result<usize> {
+    fn fill(&mut self, stream: &Stream, timeout: Duration) -> io::Result<usize> {
         // One system call less per request: the timeout of an idle connection seldom changes.
         if self.timeout != Some(timeout) {
             stream.set_read_timeout(Some(timeout))?;

@@ -1,15 +1,17 @@
 //! The end of a connection that the server closes first.
 
 use std::io::{self, Read};
-use std::net::{Shutdown, TcpStream};
+use std::net::Shutdown;
 use std::time::{Duration, Instant};
+
+use crate::stream::Stream;
 
 /// Closes the sending side, then lets the peer read the last word: closing a socket with
 /// unread bytes would reset the connection and could take that word with it (RFC 9112,
 /// section 9.6). What the peer still sends is dropped. Blocks until the peer closes too, at
 /// most for `limit`.
 #[inline(never)]
-pub fn linger(mut stream: &TcpStream, limit: Duration) {
+pub fn linger(mut stream: &Stream, limit: Duration) {
     let deadline = Instant::now() + limit;
     if stream.set_nonblocking(false).is_err() || stream.shutdown(Shutdown::Write).is_err() {
         return;

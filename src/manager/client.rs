@@ -6,7 +6,6 @@
 //! client's own thread, which waits in `poll`, drains when it is writable again.
 
 use std::io;
-use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
@@ -18,10 +17,11 @@ use time::OffsetDateTime;
 use super::Wake;
 use super::feeds::Update;
 use super::newest::Newest;
-use super::writer::{MAX_SLICES, Writer};
+use super::writer::{MAX_SLICES, Writer, Written};
 use crate::access::Peer;
 use crate::frame::{Chunk, CloseCode, StateFrame};
 use crate::protocol::{MessageId, Rev, Topic};
+use crate::stream::Stream;
 
 /// Bounds of one outbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,7 +70,7 @@ pub struct Client {
     pub peer: Peer,
     /// When it was connected, by the system's clock.
     pub since: OffsetDateTime,
-    stream: Arc<TcpStream>,
+    stream: Arc<Stream>,
     wake: Wake,
     limits: OutboxLimits,
     outbox: Sender<Queued>,
@@ -116,7 +116,7 @@ impl Client {
         id: u64,
         topic: Topic,
         peer: Peer,
-        stream: Arc<TcpStream>,
+        stream: Arc<Stream>,
         first: Chunk,
         limits: OutboxLimits,
     ) -> io::Result<Self> {
@@ -387,8 +387,8 @@ impl Client {
         self.wake.wake();
     }
 
-    /// The socket, for reading.
-    pub fn stream(&self) -> &TcpStream {
+    /// The connection, for reading.
+    pub fn stream(&self) -> &Stream {
         &self.stream
     }
 
@@ -426,18 +426,22 @@ impl Client {
     fn write_out(&self, writer: &mut Writer) {
         loop {
             self.take_up(writer);
-            if writer.unsent.is_empty() || writer.end.is_some() {
+            if writer.end.is_some() {
                 writer.unsent.clear();
                 self.congested.store(false, Ordering::SeqCst);
                 return;
             }
             match writer.write(&self.stream) {
-                Ok(sent) => {
+                Ok(Written::Some(sent)) => {
                     self.queued_bytes.fetch_sub(sent, Ordering::Relaxed);
-                    if writer.closing && writer.unsent.is_empty() {
-                        writer.end = Some(End::Said);
-                        self.wake.wake();
-                    }
+                }
+                Ok(Written::All) if writer.closing => {
+                    writer.end = Some(End::Said);
+                    self.wake.wake();
+                }
+                Ok(Written::All) => {
+                    self.congested.store(false, Ordering::SeqCst);
+                    return;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {

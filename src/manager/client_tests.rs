@@ -1,7 +1,7 @@
 //! The outbox and its last word, over real sockets.
 
 use std::io::Read;
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 
 use super::*;
 use crate::protocol::{Channel, Feed, Rev};
@@ -22,7 +22,7 @@ fn pair_on(topic: impl Into<Topic>, limits: OutboxLimits) -> (Client, TcpStream)
     let topic = topic.into();
     let first = Chunk::raw(b"first ".to_vec());
     let client =
-        Client::new(1, topic, peer.into(), Arc::new(ours), first, limits).expect("a client");
+        Client::new(1, topic, peer.into(), Arc::new(ours.into()), first, limits).expect("a client");
     (client, theirs)
 }
 

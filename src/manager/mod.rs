@@ -15,12 +15,13 @@ mod writer;
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{Shutdown, TcpStream};
+use std::net::Shutdown;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::access::Peer;
 use crate::frame::{Chunk, CloseCode};
 use crate::protocol::{Channel, Feed, MessageId, Topic};
+use crate::stream::Stream;
 use events::Events;
 use feeds::FeedEntry;
 use recent::{Recent, Window};
@@ -51,6 +52,7 @@ pub(crate) type Clients = Arc<Vec<Arc<Client>>>;
 /// use serde_json::json;
 /// use threadcast::frame::{Chunk, CloseCode};
 /// use threadcast::protocol::{Channel, Feed, State};
+/// use threadcast::stream::Stream;
 /// use threadcast::ConnectionManager;
 ///
 /// let manager = ConnectionManager::default();
@@ -62,7 +64,8 @@ pub(crate) type Clients = Arc<Vec<Arc<Client>>>;
 /// # let _browser = TcpStream::connect(listener.local_addr()?)?;
 /// # let (stream, peer) = listener.accept()?;
 /// # let handshake = Vec::new();
-/// let client = manager.connect(lab.clone(), peer, Arc::new(stream), Chunk::raw(handshake))?;
+/// let stream = Arc::new(Stream::from(stream));
+/// let client = manager.connect(lab.clone(), peer, stream, Chunk::raw(handshake))?;
 /// assert_eq!(manager.active_connections(), 1);
 ///
 /// // Anywhere else:
@@ -163,7 +166,7 @@ impl ConnectionManager {
         &self,
         topic: impl Into<Topic>,
         peer: impl Into<Peer>,
-        stream: Arc<TcpStream>,
+        stream: Arc<Stream>,
         first: Chunk,
     ) -> io::Result<Arc<Client>> {
         match self.register(topic.into(), peer.into(), stream, first, None, usize::MAX) {
@@ -179,7 +182,7 @@ impl ConnectionManager {
         &self,
         topic: Topic,
         peer: Peer,
-        stream: Arc<TcpStream>,
+        stream: Arc<Stream>,
         first: Chunk,
         cursor: Option<MessageId>,
         max: usize,

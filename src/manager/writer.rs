@@ -2,13 +2,13 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, Write};
-use std::net::TcpStream;
 use std::time::Instant;
 
 use crossbeam_channel::Receiver;
 
 use super::client::{End, Queued};
 use crate::frame::Chunk;
+use crate::stream::Stream;
 
 /// Chunks gathered into one write.
 pub(super) const MAX_SLICES: usize = 16;
@@ -27,6 +27,14 @@ pub(super) struct Writer {
     pub(super) end: Option<End>,
 }
 
+/// What one write did.
+pub(super) enum Written {
+    /// So many bytes of the chunks were taken.
+    Some(usize),
+    /// Nothing was left: the socket has everything.
+    All,
+}
+
 impl Writer {
     /// A writer that sends `first`, if there is any, before anything of the outbox.
     pub(super) fn new(outbox: Receiver<Queued>, first: Chunk) -> Self {
@@ -41,8 +49,15 @@ impl Writer {
         }
     }
 
-    /// One write of several chunks; returns how many bytes the socket took.
-    pub(super) fn write(&mut self, mut stream: &TcpStream) -> io::Result<usize> {
+    /// One write of several chunks, once nothing of those before waits in the stream.
+    pub(super) fn write(&mut self, mut stream: &Stream) -> io::Result<Written> {
+        if stream.push()? > 0 {
+            self.stalled_since = None;
+            return Ok(Written::Some(0));
+        }
+        if self.unsent.is_empty() {
+            return Ok(Written::All);
+        }
         let sent = if self.unsent.len() == 1 {
             stream.write(&self.unsent[0].bytes()[self.written..])?
         } else {
@@ -64,6 +79,6 @@ impl Writer {
             self.written -= first.len();
             self.unsent.pop_front();
         }
-        Ok(sent)
+        Ok(Written::Some(sent))
     }
 }

@@ -2,7 +2,7 @@
 //! WebSocket stays on this thread, everything else goes over the relay.
 
 use std::io::Write;
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use crate::access::{Access, Peer, Refusal};
 use crate::config::Limits;
 use crate::http::{Framing, Head, Incoming, Problem, Received, Reply, linger};
 use crate::protocol::Topic;
+use crate::stream::Stream;
 use crate::usage::Usage;
 
 /// How long a refused client may go on sending before its connection is cut.
@@ -30,7 +31,7 @@ pub(super) struct Door {
 }
 
 /// Serves a connection to its end, which is the end of its thread.
-pub(super) fn serve(door: &Door, stream: &Arc<TcpStream>, peer: SocketAddr, admitted: &Admitted) {
+pub(super) fn serve(door: &Door, stream: &Arc<Stream>, peer: SocketAddr, admitted: &Admitted) {
     // Small frames go out at once.
     let _ = stream.set_nodelay(true);
     let _ = stream.set_write_timeout(Some(door.limits.write_timeout));
@@ -49,7 +50,7 @@ pub(super) fn serve(door: &Door, stream: &Arc<TcpStream>, peer: SocketAddr, admi
 
 struct Connection<'a> {
     door: &'a Door,
-    stream: &'a Arc<TcpStream>,
+    stream: &'a Arc<Stream>,
     peer: SocketAddr,
     admitted: &'a Admitted,
     incoming: Incoming,

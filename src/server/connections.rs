@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::net::{IpAddr, Shutdown, TcpStream};
+use std::net::{IpAddr, Shutdown};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -10,6 +10,7 @@ use std::time::Instant;
 use crate::access::{Network, Peer, network_of};
 use crate::config::Limits;
 use crate::http::Problem;
+use crate::stream::Stream;
 use crate::usage::Usage;
 
 /// What a refused client should wait before it comes again, in seconds.
@@ -41,7 +42,7 @@ struct Inner {
 /// One connection's place.
 #[derive(Debug)]
 struct Ticket {
-    stream: Arc<TcpStream>,
+    stream: Arc<Stream>,
     /// A request was read and is not answered yet.
     busy: AtomicBool,
 }
@@ -65,7 +66,7 @@ impl Connections {
     /// 429 when its address has as many as one may have, 503 when that many are open in all.
     pub(super) fn admit(
         self: &Arc<Self>,
-        stream: &Arc<TcpStream>,
+        stream: &Arc<Stream>,
         peer: IpAddr,
     ) -> Result<Admitted, Problem> {
         let counted = self.count(peer)?;

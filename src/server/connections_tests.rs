@@ -1,6 +1,6 @@
 //! What the limits of connections promise, with addresses that no machine of a test has.
 
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 
 use super::*;
 
@@ -16,10 +16,10 @@ fn connections(max: usize, max_per_address: usize) -> Arc<Connections> {
 }
 
 /// Any open socket does.
-fn stream() -> Arc<TcpStream> {
+fn stream() -> Arc<Stream> {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("an address");
-    Arc::new(TcpStream::connect(address).expect("a connection"))
+    Arc::new(TcpStream::connect(address).expect("a connection").into())
 }
 
 fn ip(text: &str) -> IpAddr {

@@ -17,6 +17,7 @@ use super::connections::{Admitted, Connections};
 use crate::error::{Error, Result};
 use crate::http::{Problem, Reply};
 use crate::manager::Wake;
+use crate::stream::Stream;
 
 /// Connections the kernel may hold until they are accepted: a whole audience may come at once.
 const BACKLOG: i32 = 4096;
@@ -89,7 +90,7 @@ struct Accepting {
     door: Arc<Door>,
     connections: Arc<Connections>,
     wake: Arc<Wake>,
-    refused: VecDeque<(Instant, TcpStream)>,
+    refused: VecDeque<(Instant, Arc<Stream>)>,
     /// The machine refused something, which was logged.
     in_trouble: bool,
 }
@@ -110,7 +111,7 @@ impl Accepting {
         if let Err(error) = stream.set_nonblocking(false) {
             return self.trouble("set up a connection", &error);
         }
-        let stream = Arc::new(stream);
+        let stream = Arc::new(Stream::from(stream));
         let admitted = match self.connections.admit(&stream, peer.ip()) {
             Ok(admitted) => admitted,
             Err(problem) => {
@@ -158,19 +159,16 @@ impl Accepting {
 
     /// Answers without a thread. The answer fits into the socket's empty buffer, so this
     /// does not block.
-    fn refuse(&mut self, stream: &Arc<TcpStream>, problem: Problem) {
+    fn refuse(&mut self, stream: &Arc<Stream>, problem: Problem) {
         let answer = Reply::from(problem).into_last_bytes();
         let mut socket = &**stream;
         let written = socket
             .set_nonblocking(true)
             .and_then(|()| socket.write_all(&answer))
             .and_then(|()| socket.shutdown(Shutdown::Write));
-        if written.is_ok()
-            && self.refused.len() < MAX_REFUSED
-            && let Ok(kept) = stream.try_clone()
-        {
+        if written.is_ok() && self.refused.len() < MAX_REFUSED {
             self.refused
-                .push_back((Instant::now() + REFUSED_LINGER, kept));
+                .push_back((Instant::now() + REFUSED_LINGER, Arc::clone(stream)));
         }
     }
 
@@ -181,9 +179,9 @@ impl Accepting {
             .front()
             .is_some_and(|(until, _)| *until <= Instant::now())
         {
-            if let Some((_, mut stream)) = self.refused.pop_front() {
+            if let Some((_, stream)) = self.refused.pop_front() {
                 // Unread bytes would make the close a reset.
-                let _ = stream.read(&mut [0; 4096]);
+                let _ = (&*stream).read(&mut [0; 4096]);
             }
         }
     }
@@ -220,9 +218,9 @@ impl Accepting {
     }
 }
 
-type Handover = Mutex<Option<(Arc<TcpStream>, Admitted)>>;
+type Handover = Mutex<Option<(Arc<Stream>, Admitted)>>;
 
-fn take_out(handover: &Handover) -> Option<(Arc<TcpStream>, Admitted)> {
+fn take_out(handover: &Handover) -> Option<(Arc<Stream>, Admitted)> {
     handover
         .lock()
         .unwrap_or_else(PoisonError::into_inner)

@@ -1,13 +1,13 @@
 //! What a client says, frame by frame, in the words of the session.
 
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
 
 use tungstenite::error::{CapacityError, Error, ProtocolError};
 use tungstenite::protocol::{Role, WebSocketConfig, WebSocketContext};
 use tungstenite::{Bytes, Message, Utf8Bytes};
 
 use crate::frame::{Chunk, CloseCode};
+use crate::stream::Stream;
 
 /// Bytes read at once and kept per client; tungstenite's default of 128 KiB is for few clients.
 const READ_BUFFER: usize = 2 << 10;
@@ -45,7 +45,7 @@ impl Decoder {
     }
 
     /// The next thing the client said. Never blocks.
-    pub(super) fn next(&mut self, stream: &TcpStream) -> Heard {
+    pub(super) fn next(&mut self, stream: &Stream) -> Heard {
         match self.context.read(&mut Inbound(stream)) {
             Ok(Message::Text(text)) => Heard::Text(text),
             Ok(Message::Ping(payload)) => Heard::Ping(payload),
@@ -78,7 +78,7 @@ impl Decoder {
 
 /// The reading side of the socket. tungstenite's own pongs and closes end here: the session
 /// sends them through the outbox, where they cannot overtake a frame or follow a close.
-struct Inbound<'a>(&'a TcpStream);
+struct Inbound<'a>(&'a Stream);
 
 impl Read for Inbound<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {

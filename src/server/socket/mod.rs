@@ -10,7 +10,6 @@ mod handshake;
 mod heartbeat;
 mod publishing;
 
-use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -26,6 +25,7 @@ use crate::journal::Journal;
 use crate::manager::{Client, ConnectionManager, End, Unregistered};
 use crate::protocol::{ClientFrame, Draft, FrameError, MessageId, ServerFrame, Topic};
 use crate::store::Reader;
+use crate::stream::Stream;
 use crate::usage::Usage;
 use catch_up::CatchUp;
 use decoder::{Decoder, Heard};
@@ -91,7 +91,7 @@ impl Sockets {
         head: Head,
         topic: Topic,
         peer: Peer,
-        stream: &Arc<TcpStream>,
+        stream: &Arc<Stream>,
         early: Vec<u8>,
     ) -> Result<(), Problem> {
         // Before anybody registers: what is revoked meanwhile is noticed.

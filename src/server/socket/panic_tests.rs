@@ -2,7 +2,7 @@
 //! subscriber is brought what it has missed.
 
 use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::thread;
 
 use super::*;
@@ -105,7 +105,7 @@ fn subscribe(sockets: &Arc<Sockets>, query: &str) -> (TcpStream, thread::JoinHan
     let topic = wanted_topic(&head).expect("a topic").expect("a channel");
     let sockets = Arc::clone(sockets);
     let session = thread::spawn(move || {
-        let served = sockets.serve(head, topic, peer.into(), &Arc::new(ours), Vec::new());
+        let served = sockets.serve(head, topic, peer.into(), &Arc::new(ours.into()), Vec::new());
         served.expect("a handshake");
     });
     (theirs, session)
