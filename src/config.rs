@@ -87,6 +87,11 @@ pub struct Config {
     /// Default 60.
     pub publish_burst: u32,
 
+    /// TLS on the public port, which speaks nothing else then.
+    ///
+    /// Needs a build with the cargo feature `tls`. Default `None`: plain HTTP.
+    pub tls: Option<Tls>,
+
     /// Bounds on what clients may use.
     pub limits: Limits,
 }
@@ -108,9 +113,19 @@ impl Default for Config {
             trusted_proxies: Vec::new(),
             publish_rate: None,
             publish_burst: 60,
+            tls: None,
             limits: Limits::default(),
         }
     }
+}
+
+/// The files that TLS needs, read at the start and by [`Server::reload`](crate::Server::reload).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tls {
+    /// The server's certificate in PEM, behind it those that signed it.
+    pub cert: PathBuf,
+    /// Its private key in PEM, not encrypted. Only its owner may be allowed to read the file.
+    pub key: PathBuf,
 }
 
 /// A feed and where its state comes from.

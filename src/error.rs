@@ -9,7 +9,8 @@ use std::path::PathBuf;
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
-    /// The configuration asks for what cannot work. Nothing was started.
+    /// The configuration asks for what cannot work. Nothing was started; what was to be
+    /// reloaded is as it was.
     Config(String),
     /// The public address can't be listened on: in use, not of this machine, or not allowed.
     /// Nothing was started.

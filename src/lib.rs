@@ -78,6 +78,8 @@
 //! - Nothing is broadcast or acknowledged that is not committed.
 //! - No request reaches a handler or a session without a peer; no secret goes beyond [`access`].
 //! - Only the holder of a client's writer lock writes to its socket; nothing follows a close frame.
+//!   Over TLS its own records (tickets, key updates, alerts) come from whoever reads, too, in
+//!   one order under the session's lock, which is never held while anything waits.
 //! - The manager's lock is held for edits of its map and to take lists, never during a send,
 //!   a log line or a read of the store.
 //! - A client is fed live only when it has everything of its channel up to the offered head.
@@ -104,6 +106,8 @@
 //! | what was broadcast last, for subscribers that fall behind | [`Limits::recent_bytes`], and 8,192 chunks |
 //! | reads for subscribers behind | two at a time, further ones wait for their turn |
 //! | messages in the store | [`Retention`](config::Retention); without it the disk |
+//! | a connection's TLS | what arrives: one record (16 KiB), a handshake 64 KiB; what the socket does not take: the records of 64 KiB, with nothing encrypted behind them |
+//! | TLS sessions that may be resumed | 256, the oldest make room |
 //! | a subscriber's outbox | [`Limits::max_outbox_chunks`], [`Limits::max_outbox_bytes`], and as many answers as [`Limits::max_in_flight`] |
 //! | drafts waiting for the journal | [`Limits::max_queued_bytes`] and one read of each publisher |
 //! | frames waiting for the fan-out | [`Limits::max_fanout_bytes`] and one batch |

@@ -73,6 +73,7 @@ fn only_their_rooms_know_the_big_dependencies() {
         ("rusqlite", &["store"]),
         ("tungstenite", &["server::socket", "bench"]),
         ("clap", &["cli", "bench"]),
+        ("rustls", &["stream"]),
         ("signal_hook", &["cli"]),
         ("sha2", &["access"]),
         ("subtle", &["access"]),

@@ -159,21 +159,18 @@ impl Access {
         self.publishing.as_ref().map_or(0, Buckets::per_second)
     }
 
-    /// Whether requests need tokens.
-    pub fn has_tokens(&self) -> bool {
-        self.tokens.is_some()
-    }
-
-    /// Reads the tokens file anew; how many tokens it has. Requests see at once what became of
-    /// their token, sessions when they are woken ([`Stay`]).
+    /// Reads the tokens file anew; how many tokens it has, if there is one. Requests see at once
+    /// what became of their token, sessions when they are woken ([`Stay`]).
     ///
     /// # Errors
     /// [`Error::Config`], with the tokens as they were.
-    pub fn reload(&self) -> Result<usize> {
-        let reload = self.tokens.as_ref().map_or(Ok(0), TokenFile::reload);
-        let tokens = reload.map_err(Error::Config)?;
+    pub fn reload(&self) -> Result<Option<usize>> {
+        let Some(tokens) = &self.tokens else {
+            return Ok(None);
+        };
+        let number = tokens.reload().map_err(Error::Config)?;
         self.generation.fetch_add(1, Ordering::SeqCst);
-        Ok(tokens)
+        Ok(Some(number))
     }
 
     /// Whose request this is, if it may come in. Takes the token out of the head.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use log::LevelFilter;
 use threadcast::access::{AllowedOrigin, Network};
-use threadcast::config::Watch;
+use threadcast::config::{Tls, Watch};
 use threadcast::{Config, Database, Limits, Sync};
 
 /// Where `--watch` is in the environment.
@@ -54,6 +54,15 @@ pub(super) struct Serve {
     /// Keep as many messages as fit a database file of this size [default: as many as the disk takes]
     #[arg(long, env = "THREADCAST_MAX_DB_BYTES", value_name = "SIZE", value_parser = size)]
     max_db_bytes: Option<usize>,
+
+    /// Certificate in PEM, with those that signed it: speak https:// and wss:// and nothing else; SIGHUP reads
+    /// it and its key anew (needs a build with `--features tls`)
+    #[arg(long, env = "THREADCAST_TLS_CERT", value_name = "FILE")]
+    tls_cert: Option<PathBuf>,
+
+    /// Private key of the certificate in PEM, which only its owner may read
+    #[arg(long, env = "THREADCAST_TLS_KEY", value_name = "FILE")]
+    tls_key: Option<PathBuf>,
 
     /// How much is logged on standard error: off, error, warn, info, debug or trace
     #[arg(
@@ -265,8 +274,23 @@ impl Serve {
         config.trusted_proxies = self.access.trusted_proxies;
         config.publish_rate = self.access.publish_rate;
         config.publish_burst = self.access.publish_burst;
+        config.tls = tls(self.tls_cert, self.tls_key)?;
         config.limits = self.limits.limits();
         Ok((config, self.log_level))
+    }
+}
+
+/// Neither is of use without the other.
+fn tls(cert: Option<PathBuf>, key: Option<PathBuf>) -> Result<Option<Tls>, String> {
+    match (cert, key) {
+        (Some(cert), Some(key)) => Ok(Some(Tls { cert, key })),
+        (None, None) => Ok(None),
+        (Some(_), None) => Err("--tls-cert needs --tls-key, too: \
+             the file with the private key of that certificate"
+            .to_owned()),
+        (None, Some(_)) => Err("--tls-key needs --tls-cert, too: \
+             the file with the certificate of that private key"
+            .to_owned()),
     }
 }
 

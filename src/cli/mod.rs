@@ -45,7 +45,7 @@ enum Command {
     #[command(subcommand)]
     Token(token::Command),
     /// Measure a server on this machine: its own by default
-    Bench(bench::Args),
+    Bench(Box<bench::Args>),
 }
 
 /// Runs the command that the arguments name.
@@ -66,7 +66,7 @@ pub(crate) fn run() -> ExitCode {
         None => serve(cli.serve),
         Some(Command::Serve(flags)) => serve(*flags),
         Some(Command::Token(command)) => token::run(command),
-        Some(Command::Bench(args)) => match bench::run(args) {
+        Some(Command::Bench(args)) => match bench::run(*args) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(&error.to_string()),
         },
@@ -98,7 +98,8 @@ fn serve(flags: Serve) -> ExitCode {
         return fail(&format!("cannot log: {error}"));
     }
     // Before anything is started, so that no signal finds the server half made.
-    let mut signals = match Signals::new([SIGHUP, SIGINT, SIGTERM]).and_then(second_signal_ends) {
+    let can_reload = config.tls.is_some() || config.tokens.is_some();
+    let mut signals = match Signals::new(heeded(can_reload)).and_then(second_signal_ends) {
         Ok(signals) => signals,
         Err(error) => return fail(&format!("cannot listen for signals: {error}")),
     };
@@ -106,32 +107,55 @@ fn serve(flags: Serve) -> ExitCode {
         Database::Memory => ":memory:".to_owned(),
         Database::File(path) => path.display().to_string(),
     };
+    let scheme = if config.tls.is_some() {
+        "https"
+    } else {
+        "http"
+    };
     let server = match Server::start(config) {
         Ok(server) => server,
         Err(error) => return fail(&sentence(&error)),
     };
-    announce(server.address(), &database);
-    let signal = run_until_signal(&server, &mut signals);
-    log::info!("{signal}, shutting down");
+    announce(scheme, server.address(), &database);
+    let signal = signals
+        .forever()
+        .find(|signal| *signal != SIGHUP || !reload(&server));
+    log::info!(
+        "{}, shutting down",
+        match signal {
+            Some(SIGINT) => "SIGINT",
+            Some(SIGHUP) => "SIGHUP (the terminal is closed, and there is nothing to reload)",
+            _ => "SIGTERM",
+        }
+    );
     server.shutdown();
     ExitCode::SUCCESS
 }
 
-/// The signal that ends the server. SIGHUP reads the configuration's files anew, if there are
-/// any; otherwise it means what it means to every program: its terminal is gone.
-fn run_until_signal(server: &Server, signals: &mut Signals) -> &'static str {
-    for signal in signals.forever() {
-        match signal {
-            SIGHUP if server.has_reloadable() => match server.reload() {
-                Ok(()) => {}
-                Err(error) => log::error!("SIGHUP: nothing is changed: {}", sentence(&error)),
-            },
-            SIGHUP => return "SIGHUP",
-            SIGINT => return "SIGINT",
-            _ => break,
-        }
+/// What ends the server, and what makes it reload. `nohup` has SIGHUP ignored, so that it does
+/// not end with the terminal.
+fn heeded(can_reload: bool) -> Vec<i32> {
+    if is_sighup_ignored() && !can_reload {
+        vec![SIGINT, SIGTERM]
+    } else {
+        vec![SIGHUP, SIGINT, SIGTERM]
     }
-    "SIGTERM"
+}
+
+/// As Linux tells it, a bit for each ignored signal (proc_pid_status(5)).
+fn is_sighup_ignored() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .is_some_and(|mask| mask & 1 << (SIGHUP - 1) != 0)
+}
+
+/// Says what failed; `false` when there is nothing to reload.
+fn reload(server: &Server) -> bool {
+    server.reload().unwrap_or_else(|error| {
+        log::error!("SIGHUP: {}; that stays as it was", sentence(&error));
+        true
+    })
 }
 
 /// simple_logger panics when standard error is closed (`threadcast 2>&1 | head`): nobody
@@ -165,11 +189,17 @@ fn second_signal_ends(signals: Signals) -> std::io::Result<Signals> {
 }
 
 /// On standard output, whatever the log level; one that is closed is not an error.
-fn announce(address: SocketAddr, database: &str) {
+fn announce(scheme: &str, address: SocketAddr, database: &str) {
+    // The examples' certificate is seldom one that curl knows.
+    let known = if scheme == "https" {
+        " --cacert CERT"
+    } else {
+        ""
+    };
     let _ = write!(
         std::io::stdout(),
-        "threadcast {} listening on http://{address}, database {database}\n\
-         try: curl -X POST http://{address}/api/messages -H 'Content-Type: application/json' \
+        "threadcast {} listening on {scheme}://{address}, database {database}\n\
+         try: curl{known} -X POST {scheme}://{address}/api/messages -H 'Content-Type: application/json' \
          -d '{{\"channel_id\":\"lab\",\"author\":\"me\",\"content\":\"hello\"}}'\n",
         env!("CARGO_PKG_VERSION"),
     );

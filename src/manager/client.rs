@@ -354,6 +354,13 @@ impl Client {
     /// This is what the client's own thread does all day, between two looks at
     /// [`Self::end`] and [`Self::stalled_for`].
     pub fn wait(&self, reading: bool, timeout: Duration) -> bool {
+        if reading && self.stream.has_unread() {
+            return true;
+        }
+        if self.stream.has_unsent() && !self.is_congested() {
+            // Reading made TLS say something that the socket did not take.
+            self.drain();
+        }
         let congested = self.is_congested();
         let mut events = PollFlags::empty();
         events.set(PollFlags::IN, reading);

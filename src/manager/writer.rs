@@ -56,6 +56,7 @@ impl Writer {
             return Ok(Written::Some(0));
         }
         if self.unsent.is_empty() {
+            self.stalled_since = None;
             return Ok(Written::All);
         }
         let sent = if self.unsent.len() == 1 {

@@ -4,7 +4,7 @@
 use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -15,7 +15,7 @@ use crate::access::{Access, Peer, Refusal};
 use crate::config::Limits;
 use crate::http::{Framing, Head, Incoming, Problem, Received, Reply, linger};
 use crate::protocol::Topic;
-use crate::stream::Stream;
+use crate::stream::{Acceptor, Refused, Stream};
 use crate::usage::Usage;
 
 /// How long a refused client may go on sending before its connection is cut.
@@ -28,6 +28,8 @@ pub(super) struct Door {
     pub(super) access: Arc<Access>,
     pub(super) relay: Relay,
     pub(super) sockets: Sockets,
+    /// With it, TLS is all that is spoken.
+    pub(super) tls: Option<Arc<Acceptor>>,
 }
 
 /// Serves a connection to its end, which is the end of its thread.
@@ -70,7 +72,14 @@ impl Connection<'_> {
     fn run(mut self) -> Ended {
         let limits = &self.door.limits;
         // A new connection has as long for its first byte as a request for all of them.
-        let mut idle = limits.head_timeout;
+        let first_byte = Instant::now() + limits.head_timeout;
+        if let Err(ended) = self.encrypt(first_byte) {
+            return ended;
+        }
+        let mut idle = match self.door.tls {
+            Some(_) => first_byte.saturating_duration_since(Instant::now()),
+            None => limits.head_timeout,
+        };
         loop {
             let mut head = match self.incoming.head(
                 self.stream,
@@ -122,6 +131,27 @@ impl Connection<'_> {
                 origin.filter(|origin| origin.bytes().all(|byte| byte.is_ascii_graphic()));
         }
         admission
+    }
+
+    /// Begins TLS, where that is spoken.
+    #[inline(never)]
+    fn encrypt(&self, deadline: Instant) -> Result<(), Ended> {
+        let Some(tls) = &self.door.tls else {
+            return Ok(());
+        };
+        match tls.accept(self.stream, deadline) {
+            Ok(()) => Ok(()),
+            Err(Refused::NotTls) => Err(self.refuse(Problem::new(
+                400,
+                "this port speaks TLS: use https:// or wss:// instead of http:// or ws://",
+            ))),
+            Err(Refused::Failed(error)) => {
+                log::debug!("no TLS with {}: {error}", self.peer);
+                // Whoever broke a rule is told which, and should be able to read that.
+                let told = error.kind() == std::io::ErrorKind::InvalidData;
+                Err(if told { Ended::Unread } else { Ended::Gone })
+            }
+        }
     }
 
     /// The request's body, asked for if the client waits for that.

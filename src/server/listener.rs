@@ -17,7 +17,7 @@ use super::connections::{Admitted, Connections};
 use crate::error::{Error, Result};
 use crate::http::{Problem, Reply};
 use crate::manager::Wake;
-use crate::stream::Stream;
+use crate::stream::{REFUSAL, Stream};
 
 /// Connections the kernel may hold until they are accepted: a whole audience may come at once.
 const BACKLOG: i32 = 4096;
@@ -158,9 +158,13 @@ impl Accepting {
     }
 
     /// Answers without a thread. The answer fits into the socket's empty buffer, so this
-    /// does not block.
+    /// does not block. A handshake would cost more than the refusal saves: over TLS the answer
+    /// is an alert.
     fn refuse(&mut self, stream: &Arc<Stream>, problem: Problem) {
-        let answer = Reply::from(problem).into_last_bytes();
+        let answer = match self.door.tls {
+            Some(_) => REFUSAL.to_vec(),
+            None => Reply::from(problem).into_last_bytes(),
+        };
         let mut socket = &**stream;
         let written = socket
             .set_nonblocking(true)

@@ -23,6 +23,7 @@ use crate::journal::Journal;
 use crate::manager::{ConnectionManager, Event, EventKind, OutboxLimits, Subscription};
 use crate::protocol::{Draft, Feed, MessageId, Published, State};
 use crate::store;
+use crate::stream::Acceptor;
 use crate::usage::Usage;
 use crate::watch::Watchers;
 use capacity::Capacity;
@@ -65,6 +66,7 @@ pub struct Server {
     access: Arc<Access>,
     rest: Rest,
     watchers: Watchers,
+    tls: Option<Arc<Acceptor>>,
 }
 
 impl Server {
@@ -90,10 +92,12 @@ impl Server {
             trusted_proxies,
             publish_rate: _,
             publish_burst: _,
+            tls,
             limits: asked,
         } = &config;
         check(&config)?;
         let access = Arc::new(Access::new(&config)?);
+        let tls = tls.as_ref().map(Acceptor::new).transpose()?.map(Arc::new);
         // First of all, so that a second server on this port leaves the database alone.
         let socket = listener::bind(*listen)?;
         let address = socket
@@ -156,6 +160,7 @@ impl Server {
                 access: Arc::clone(&access),
                 relay,
                 sockets,
+                tls: tls.clone(),
             });
             Listener::start(socket, door, Arc::clone(&connections))
         };
@@ -178,6 +183,7 @@ impl Server {
                 access,
                 rest,
                 watchers,
+                tls,
             }),
             Err(error) => {
                 rest.stop();
@@ -195,6 +201,26 @@ impl Server {
     /// How many clients are connected to channels and feeds.
     pub fn active_connections(&self) -> usize {
         self.manager.active_connections()
+    }
+
+    /// Reads anew what may change while it runs: the tokens file, which ends whoever may no
+    /// longer be there with 1008, and the certificate and its key, for connections accepted from
+    /// now on. `false` when it runs with nothing that could be read anew.
+    ///
+    /// # Errors
+    /// [`Error::Config`], with the file and what would be right; that file counts as it was then.
+    pub fn reload(&self) -> Result<bool> {
+        let tokens = self.access.reload();
+        if let Ok(Some(tokens)) = tokens {
+            log::info!("{tokens} tokens read anew");
+            self.manager.wake_all();
+        }
+        let certificate = self.tls.as_ref().map(|tls| tls.reload());
+        if let Some(Ok(())) = certificate {
+            log::info!("new connections have the certificate as it is now");
+        }
+        let tokens = tokens?;
+        Ok(certificate.transpose()?.is_some() || tokens.is_some())
     }
 
     /// Stores a message and broadcasts it, as `POST /api/messages` does. Blocks until it is
@@ -237,24 +263,6 @@ impl Server {
     /// Ends a subscription: [`ConnectionManager::unsubscribe`].
     pub fn unsubscribe(&self, subscription: Subscription) -> bool {
         self.manager.unsubscribe(subscription)
-    }
-
-    /// Whether there are files that [`Self::reload`] would read.
-    pub fn has_reloadable(&self) -> bool {
-        self.access.has_tokens()
-    }
-
-    /// Reads the tokens file anew. Who has a token that is no longer there is closed with 1008.
-    ///
-    /// # Errors
-    /// [`Error::Config`]; everything is as it was then.
-    pub fn reload(&self) -> Result<()> {
-        if self.access.has_tokens() {
-            let tokens = self.access.reload()?;
-            log::info!("{tokens} tokens read anew");
-            self.manager.wake_all();
-        }
-        Ok(())
     }
 
     /// Stops accepting, answers what was accepted, broadcasts what was committed, closes every

@@ -121,7 +121,7 @@ impl Program {
         let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
         let line = lines.next().expect("a start-up line").expect("text");
         let address = line
-            .split("http://")
+            .split("://")
             .nth(1)
             .and_then(|rest| rest.split([',', ' ', '/']).next())
             .and_then(|address| address.parse().ok())
@@ -181,8 +181,8 @@ impl Drop for Program {
 }
 
 /// A keep-alive HTTP connection that sends raw bytes and reads whole responses.
-pub struct Http {
-    pub stream: TcpStream,
+pub struct Http<S = TcpStream> {
+    pub stream: S,
     buffer: Vec<u8>,
 }
 
@@ -221,6 +221,13 @@ impl Http {
         let stream = TcpStream::connect(address).expect("the server accepts");
         stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
         stream.set_nodelay(true).expect("nodelay");
+        Self::over(stream)
+    }
+}
+
+impl<S: Read + Write> Http<S> {
+    /// On a connection of another kind.
+    pub fn over(stream: S) -> Self {
         Self {
             stream,
             buffer: Vec::new(),
@@ -384,8 +391,8 @@ impl Http {
 }
 
 /// A WebSocket client that gives up at the deadline.
-pub struct Ws {
-    pub socket: WebSocket<TcpStream>,
+pub struct Ws<S = TcpStream> {
+    pub socket: WebSocket<S>,
 }
 
 impl Ws {
@@ -403,11 +410,7 @@ impl Ws {
         let stream = TcpStream::connect(address).expect("the server accepts");
         stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
         stream.set_nodelay(true).expect("nodelay");
-        let request = format!("ws://{address}{path}")
-            .into_client_request()
-            .expect("a request");
-        let (socket, _) = tungstenite::client(request, stream).expect("a handshake");
-        Self { socket }
+        Self::over(stream, path)
     }
 
     /// A client on an already upgraded stream.
@@ -419,6 +422,19 @@ impl Ws {
                 Some(WebSocketConfig::default()),
             ),
         }
+    }
+}
+
+impl<S: Read + Write> Ws<S> {
+    /// Makes the handshake on a connection of any kind.
+    pub fn over(stream: S, path: &str) -> Self {
+        let request = format!("ws://localhost{path}")
+            .into_client_request()
+            .expect("a request");
+        let Ok((socket, _)) = tungstenite::client(request, stream) else {
+            panic!("no handshake on {path}");
+        };
+        Self { socket }
     }
 
     pub fn send(&mut self, frame: &Value) {
