@@ -346,6 +346,55 @@ fn sigterm_and_sigint_close_everybody_with_1001_and_exit_0_well_before_the_drain
     }
 }
 
+/// A closed terminal sends SIGHUP; `nohup` has it ignored.
+#[test]
+fn with_nothing_to_reload_sighup_ends_it_like_sigterm_unless_it_was_started_with_nohup() {
+    for nohup in [false, true] {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let log = dir.path().join("log");
+        let mut command = Command::new("sh");
+        let trap = if nohup { "trap '' HUP;" } else { "" };
+        command
+            .args(["-c", &format!("{trap} exec \"$@\""), "sh"])
+            .arg(env!("CARGO_BIN_EXE_threadcast"))
+            .args(IN_MEMORY.split_whitespace())
+            .stderr(File::create(&log).expect("a file"));
+        let (mut program, _) = start(command);
+        let mut subscriber = program.subscribe("lab");
+        program.signal(Signal::HUP);
+        if nohup {
+            subscriber.is_quiet();
+            program.signal(Signal::TERM);
+        }
+        assert_eq!(subscriber.close_code(), Some(1001));
+        assert_eq!(program.wait().code(), Some(0));
+        let log = fs::read_to_string(log).expect("the log");
+        assert_eq!(log.contains("SIGHUP"), !nohup, "{log}");
+        assert_eq!(log.contains("SIGTERM"), nohup, "{log}");
+    }
+}
+
+#[test]
+fn half_a_pair_of_tls_files_is_refused_with_the_flag_that_is_missing() {
+    for (given, missing) in [("--tls-cert", "--tls-key"), ("--tls-key", "--tls-cert")] {
+        let run = run(threadcast(&format!("{given} file.pem")));
+        let said = String::from_utf8_lossy(&run.stderr);
+        assert_eq!(run.status.code(), Some(2), "{said}");
+        assert!(said.contains(&format!("needs {missing}")), "{said}");
+    }
+}
+
+#[cfg(not(feature = "tls"))]
+#[test]
+fn a_build_without_tls_says_how_to_make_one_that_has_it() {
+    assert_refused(
+        threadcast(&format!(
+            "{IN_MEMORY} --tls-cert cert.pem --tls-key key.pem"
+        )),
+        "cargo build --release --features tls",
+    );
+}
+
 #[test]
 fn a_request_in_flight_is_stored_heard_and_answered_before_the_end() {
     let dir = tempfile::tempdir().expect("a temporary directory");
@@ -515,7 +564,8 @@ fn flags() -> impl Iterator<Item = (String, Option<String>)> {
         })
         .collect();
     assert!(limits.contains(&("--ping-interval".to_owned(), Some("25s".to_owned()))));
-    let others = ["--listen", "--db", "--sync", "--log-level", "--drain"];
+    #[rustfmt::skip]
+    let others = ["--listen", "--db", "--sync", "--tls-cert", "--tls-key", "--log-level", "--drain"];
     others
         .into_iter()
         .map(|flag| (flag.to_owned(), None))

@@ -24,6 +24,7 @@ use tempfile::TempDir;
 use threadcast::config::{Config, Database, Tls};
 use threadcast::{Error, Server};
 use tungstenite::Message;
+use tungstenite::protocol::{Role, WebSocket};
 
 type Tunnel = StreamOwned<ClientConnection, TcpStream>;
 
@@ -74,20 +75,33 @@ fn a_subscriber_publishes_is_acknowledged_and_hears_everybody_over_wss() {
 #[test]
 fn frames_that_come_in_one_record_with_the_handshake_are_heard() {
     let (server, identity) = start(|_| {});
-    let mut tunnel = identity.connect(server.address);
-    let mut bytes = "GET /api/ws/lab HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n\
+    let upgrade = "GET /api/ws/lab HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n\
          Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
-         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-        .as_bytes()
-        .to_vec();
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nX-Filler: ";
+    let mut frames = Vec::new();
     for number in 0..100 {
         let text = format!(r#"{{"type":"message","content":"{number:03}"}}"#);
         // Masked with zeros.
-        bytes.extend([0x81, 0x80 | text.len() as u8, 0, 0, 0, 0]);
-        bytes.extend(text.as_bytes());
+        frames.extend([0x81, 0x80 | text.len() as u8, 0, 0, 0, 0]);
+        frames.extend(text.as_bytes());
     }
-    assert!(bytes.len() > 4 << 10 && bytes.len() < 16 << 10);
-    tunnel.write_all(&bytes).expect("the server takes it");
+    // Heads that fill one read of the server and leave it nothing of the frames, too.
+    for head in [300, 1 << 10, 2 << 10, 4 << 10, 8 << 10] {
+        let filler = "x".repeat(head - upgrade.len() - 4);
+        let mut bytes = format!("{upgrade}{filler}\r\n\r\n").into_bytes();
+        assert_eq!(bytes.len(), head);
+        bytes.extend(&frames);
+        assert!(bytes.len() < 16 << 10);
+        let mut ws = upgraded(identity.connect(server.address), &bytes);
+        for number in 0..100 {
+            assert_eq!(ws.next_message()["content"], format!("{number:03}"));
+        }
+    }
+}
+
+/// A WebSocket whose client sent these bytes, a handshake and more.
+fn upgraded(mut tunnel: Tunnel, bytes: &[u8]) -> Ws<Tunnel> {
+    tunnel.write_all(bytes).expect("the server takes it");
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         let mut byte = [0];
@@ -95,15 +109,8 @@ fn frames_that_come_in_one_record_with_the_handshake_are_heard() {
         head.push(byte[0]);
     }
     assert!(head.starts_with(b"HTTP/1.1 101"));
-    let mut ws = Ws {
-        socket: tungstenite::WebSocket::from_raw_socket(
-            tunnel,
-            tungstenite::protocol::Role::Client,
-            None,
-        ),
-    };
-    for number in 0..100 {
-        assert_eq!(ws.next_message()["content"], format!("{number:03}"));
+    Ws {
+        socket: WebSocket::from_raw_socket(tunnel, Role::Client, None),
     }
 }
 
@@ -115,7 +122,7 @@ fn many_hear_all_in_order_while_one_does_not_read_and_it_misses_nothing_either()
         config.limits.write_timeout = 2 * DEADLINE;
     });
     let mut slow = identity.subscribe(server.address, "lab");
-    set_socket_recv_buffer_size(&slow.socket.get_ref().sock, 16 << 10).expect("a buffer");
+    set_socket_recv_buffer_size(&slow.socket.get_ref().sock, 64 << 10).expect("a buffer");
     let readers: Vec<_> = (0..20)
         .map(|_| {
             let mut ws = identity.subscribe(server.address, "lab");
@@ -141,7 +148,7 @@ fn many_hear_all_in_order_while_one_does_not_read_and_it_misses_nothing_either()
 fn a_feed_s_subscriber_that_does_not_read_gets_the_newest_state_and_not_all() {
     let (server, identity) = start(|_| {});
     let mut slow = identity.open(server.address, "/ws/board");
-    set_socket_recv_buffer_size(&slow.socket.get_ref().sock, 16 << 10).expect("a buffer");
+    set_socket_recv_buffer_size(&slow.socket.get_ref().sock, 64 << 10).expect("a buffer");
     assert_eq!(slow.next()["rev"], 0);
     let mut http = Http::over(identity.connect(server.address));
     let filler = "x".repeat(100 << 10);
@@ -158,6 +165,34 @@ fn a_feed_s_subscriber_that_does_not_read_gets_the_newest_state_and_not_all() {
     assert!(revs.is_sorted_by(|one, next| one < next), "{revs:?}");
     assert!(revs.len() < 50, "{revs:?}");
     slow.is_quiet();
+}
+
+#[test]
+fn a_large_frame_comes_whole_without_anything_that_pushes_it_and_so_does_a_farewell_behind_it() {
+    let (mut server, identity) = start(|config| {
+        config.limits.max_body_bytes = 4 << 20;
+        config.drain = DEADLINE;
+    });
+    let mut ws = identity.open(server.address, "/ws/board");
+    set_socket_recv_buffer_size(&ws.socket.get_ref().sock, 64 << 10).expect("a buffer");
+    assert_eq!(ws.next()["rev"], 0);
+    let mut http = Http::over(identity.connect(server.address));
+    for rev in 1..=4 {
+        http.put_state(
+            "board",
+            &format!("{:?}", "x".repeat((1 << 20) + rev * 1234)),
+        );
+        let frame = ws.next();
+        assert_eq!(frame["rev"], rev);
+        let state = frame["data"].as_str().expect("text");
+        assert_eq!(state.len(), (1 << 20) + rev * 1234);
+    }
+    http.put_state("board", &format!("{:?}", "y".repeat(3 << 20)));
+    let end = thread::spawn(move || server.shutdown());
+    assert_eq!(ws.next()["data"].as_str().expect("text").len(), 3 << 20);
+    assert_eq!(ws.close_code(), Some(1001));
+    assert_eq!(ws.socket.get_mut().read(&mut [0]).expect("the end"), 0);
+    end.join().expect("an orderly end");
 }
 
 #[test]
@@ -203,12 +238,12 @@ fn a_handshake_that_drips_ends_at_its_deadline_and_so_does_the_first_request() {
     }
     let mut request = request.sock;
     request.write_all(&[23, 3, 3, 0x3f, 0xff]).expect("taken");
-    for stream in [&mut handshake, &mut request] {
-        eventually("the connection is closed", || {
-            // Whatever it answers, tickets or an alert, is no end.
-            stream.write_all(&[7]).is_err() || has_ended(stream)
-        });
-    }
+    let mut dripping = vec![handshake, request];
+    eventually("both are closed", || {
+        // Whatever they are answered, tickets or an alert, is no end.
+        dripping.retain_mut(|stream| stream.write_all(&[7]).is_ok() && !has_ended(stream));
+        dripping.is_empty()
+    });
 }
 
 #[test]

@@ -173,3 +173,40 @@ fn revs(bytes: &[u8]) -> Vec<u64> {
         })
         .collect()
 }
+
+/// The end of a frame lay encrypted beside a full socket, and nobody waited for that.
+#[cfg(feature = "tls")]
+#[test]
+fn over_tls_a_client_is_congested_until_all_is_in_the_socket_and_only_then_has_said_its_last_word()
+{
+    let (stream, mut theirs) = crate::stream::tests::pair();
+    let peer = stream.peer_addr().expect("an address");
+    let channel: Channel = "lab".parse().expect("a channel");
+    let nothing = Chunk::raw(Vec::new());
+    let stream = Arc::new(stream);
+    let client = Client::new(1, channel.into(), peer, stream, nothing, LIMITS).expect("a client");
+    let chunk = Chunk::raw(vec![b'x'; 10_000]);
+    let mut offered = 0;
+    while !client.stream().has_unsent() {
+        assert!(!client.is_congested());
+        assert_eq!(client.offer(&chunk), Offer::Taken);
+        offered += chunk.len();
+    }
+    assert!(client.is_congested());
+    assert!(client.stalled_for() > Duration::ZERO);
+    client.finish_with(Chunk::raw(b"last".to_vec()));
+    client.drain();
+    assert_eq!(client.end(), None);
+    let reader = std::thread::spawn(move || {
+        let mut bytes = vec![0; offered + 4];
+        theirs.read_exact(&mut bytes).expect("all that was offered");
+        bytes
+    });
+    while client.end().is_none() {
+        client.wait(false, Duration::from_secs(20));
+    }
+    assert_eq!(client.end(), Some(End::Said));
+    assert!(!client.stream().has_unsent());
+    assert_eq!(client.stalled_for(), Duration::ZERO);
+    assert!(reader.join().expect("the reader").ends_with(b"xlast"));
+}

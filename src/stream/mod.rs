@@ -216,3 +216,6 @@ impl Drop for Stream {
         }
     }
 }
+
+#[cfg(all(test, feature = "tls"))]
+pub(crate) mod tests;
