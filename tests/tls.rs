@@ -350,7 +350,9 @@ fn sighup_gives_newcomers_the_new_certificate_and_a_broken_one_changes_nothing()
     fs::copy(&after.tls()[0], &cert).expect("a copy");
     fs::copy(&after.tls()[1], &key).expect("a copy");
     program.signal(Signal::HUP);
-    eventually("it says that it has reloaded", || logged("reloaded"));
+    eventually("it says that it has reloaded", || {
+        logged("the certificate as it is now")
+    });
     let mut new = after.subscribe(program.address, "lab");
     assert!(before.connect(program.address).read(&mut [0]).is_err());
 

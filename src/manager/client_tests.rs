@@ -184,7 +184,8 @@ fn over_tls_a_client_is_congested_until_all_is_in_the_socket_and_only_then_has_s
     let channel: Channel = "lab".parse().expect("a channel");
     let nothing = Chunk::raw(Vec::new());
     let stream = Arc::new(stream);
-    let client = Client::new(1, channel.into(), peer, stream, nothing, LIMITS).expect("a client");
+    let client =
+        Client::new(1, channel.into(), peer.into(), stream, nothing, LIMITS).expect("a client");
     let chunk = Chunk::raw(vec![b'x'; 10_000]);
     let mut offered = 0;
     while !client.stream().has_unsent() {
