@@ -226,7 +226,7 @@ pub enum Sync {
 pub struct Limits {
     /// Connections open at once, of every kind; one more is answered 503.
     ///
-    /// Default 10,000; less where the machine allows fewer descriptors (a WebSocket takes two)
+    /// Default 10,000; less where the machine allows fewer descriptors (a subscriber takes two)
     /// or threads (a connection takes one). What decides is logged at the start.
     pub max_connections: usize,
 
@@ -273,12 +273,15 @@ pub struct Limits {
     /// Default 10 s, as in NATS' `write_deadline`.
     pub write_timeout: Duration,
 
-    /// Time between two pings to a WebSocket client, give or take a tenth.
+    /// Time between two pings to a WebSocket client, give or take a tenth. An event stream's
+    /// client gets a comment as often, and every 15 s at the least.
     ///
     /// Default 25 s: below the 30 s and 60 s after which common proxies drop a silent connection.
     pub ping_interval: Duration,
 
-    /// Time for the pong to come before the client is given up (1013).
+    /// Time for the pong to come before the client is given up (1013). An event stream's client,
+    /// who cannot answer, is given up when its system has acknowledged nothing for this and
+    /// [`Self::write_timeout`] (Linux).
     ///
     /// Default 10 s.
     pub pong_timeout: Duration,
@@ -297,6 +300,7 @@ pub struct Limits {
 
     /// Bytes of what was broadcast last, of all channels together, that stay in memory for
     /// subscribers that fall behind; what is older they get from the store, which costs more.
+    /// Channels with event streams take as much again, for the same as events.
     ///
     /// Default 8 MiB.
     pub recent_bytes: usize,

@@ -1,6 +1,6 @@
 //! Threadcast: a real-time broadcast server in one small program.
 //!
-//! POST a message, and every WebSocket client of its channel has it, stored, in one order.
+//! POST a message, and every subscriber of its channel, over WebSocket or as an event stream, has it, stored, in one order.
 //! Publish a state, and every subscriber of its feed has it, but only when it changed.
 //!
 //! **One thread commits every message and thereby decides its order; one registry holds
@@ -12,7 +12,7 @@
 //! | name | how many | what it does |
 //! |---|---|---|
 //! | `listener` | 1 | accepts on the one public port, enforces the connection limits, spawns `conn-N` |
-//! | `conn-N` | 1 per connection | reads whole requests; relays them to `rest`, or becomes the WebSocket session |
+//! | `conn-N` | 1 per connection | reads whole requests; relays them to `rest`, or becomes the session of a WebSocket or an event stream |
 //! | `rest` | 1 | tiny_http's request loop: routes and handlers; waits neither for a client nor for the disk |
 //! | `query-N` | 2 | read history from the store for `rest` |
 //! | `journal` | 1 | the sequencer: takes all waiting drafts and states, commits them in one transaction, answers their publishers |
@@ -66,8 +66,8 @@
 //! |---|---|
 //! | 5 | `main`, `cli` |
 //! | 4 | [`server`] (wiring, start, shutdown), its listener and connections; `bench` |
-//! | 3 | `server::rest` (the only room that knows tiny_http), `server::relay`, `server::socket`, `watch` |
-//! | 2 | [`journal`] (with the `broadcast` and `feeds` threads) |
+//! | 3 | `server::rest` (the only room that knows tiny_http), `server::relay`, `server::socket` (WebSockets), `server::stream` (event streams), `watch` |
+//! | 2 | [`journal`] (with the `broadcast` and `feeds` threads), `server::subscriber` (what both kinds of sessions do) |
 //! | 1 | [`manager`], [`store`] |
 //! | 0 | [`access`], [`config`], [`error`], [`protocol`], [`frame`], [`history`], [`http`], [`stream`], [`usage`] |
 //!
@@ -83,7 +83,9 @@
 //! - The manager's lock is held for edits of its map and to take lists, never during a send,
 //!   a log line or a read of the store.
 //! - A client is fed live only when it has everything of its channel up to the offered head.
-//! - A client is registered before its 101 goes out: who has seen the handshake hears the next message.
+//! - A client is registered before its answer goes out: who has seen the handshake, or an event
+//!   stream's head, hears the next message.
+//! - An event's `id:` is where to go on: everything before it was sent or told to be missing.
 //! - A feed's revision only grows, and no subscriber is given a state older than one it had.
 //! - A panic in one connection ends that connection only; locks recover from poisoning.
 //! - Every accepted connection ends in one place that unregisters it, the drop of its `Admitted`.
@@ -103,7 +105,7 @@
 //! | subscribers of one channel or feed | [`Limits::max_subscribers`] |
 //! | a request head, a body, a frame | [`Limits::max_head_bytes`], [`Limits::max_body_bytes`] |
 //! | what a subscriber behind has in memory | one page: 64 KiB or one message |
-//! | what was broadcast last, for subscribers that fall behind | [`Limits::recent_bytes`], and 8,192 chunks |
+//! | what was broadcast last, for subscribers that fall behind | [`Limits::recent_bytes`], and 8,192 chunks; once more as events while event streams had them |
 //! | reads for subscribers behind | two at a time, further ones wait for their turn |
 //! | messages in the store | [`Retention`](config::Retention); without it the disk |
 //! | a connection's TLS | what arrives: one record (16 KiB), a handshake 64 KiB; what the socket does not take: the records of 64 KiB, with nothing encrypted behind them |
@@ -112,11 +114,12 @@
 //! | drafts waiting for the journal | [`Limits::max_queued_bytes`] and one read of each publisher |
 //! | frames waiting for the fan-out | [`Limits::max_fanout_bytes`] and one batch |
 //! | requests in hand, queries waiting | [`Limits::max_rest_requests`] |
-//! | states | [`Limits::max_feeds`], each [`Limits::max_body_bytes`], in memory and in the store |
+//! | states | [`Limits::max_feeds`], each [`Limits::max_body_bytes`], in memory (once more as an event, while event streams had it) and in the store |
 //! | a feed's slow subscriber | one state partly written, and the newest, which it shares with the feed; 128 KiB in the kernel |
 //! | states waiting for their fan-out | the newest of each feed, with those before it up to 64 KiB |
 //! | the history of workflows | 50 entries and 256 KiB in memory, 10,000 in the store |
 //! | a watched command | [`Config::watch_timeout`], [`Limits::max_body_bytes`] of output |
+//! | what an event stream's client may send | 64 KiB, dropped as it comes; then it is cut off |
 //! | events waiting for a handler | 1,024, sharing their bytes with the broadcast; further ones are counted and told as missed |
 //! | a page of history | [`Limits::max_page_bytes`] |
 //! | channels in the manager | the connections: a channel without any is forgotten, and so is a feed without state |

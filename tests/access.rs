@@ -95,6 +95,9 @@ const DOORS: &[Door] = &[
     socket("/api/ws/lab", READS_LAB),
     socket("/ws/board", READS_BOARD),
     socket("/api/v1/ws/board", READS_BOARD),
+    // Their heads are those of streams, without the stream.
+    door("HEAD", "/api/sse/lab", "", READS_LAB),
+    door("HEAD", "/sse/board", "", READS_BOARD),
 ];
 
 /// Pages that ask; `None` is no page.

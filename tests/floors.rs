@@ -23,6 +23,8 @@ const FLOORS: &[(&str, u8)] = &[
     ("server::rest", 3),
     ("server::relay", 3),
     ("server::socket", 3),
+    ("server::stream", 3),
+    ("server::subscriber", 2),
     ("watch", 3),
     ("server", 4),
     ("main", 5),

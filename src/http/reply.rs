@@ -61,6 +61,23 @@ impl Reply {
     /// The bytes for the client. `head_only` leaves the body out but not its length, as the
     /// answer to HEAD; an HTTP/1.0 client must be told that its connection stays.
     pub fn into_bytes(self, head_only: bool, is_1_0: bool, keep_alive: bool) -> Vec<u8> {
+        let mut bytes = self.head(is_1_0, keep_alive);
+        bytes.extend_from_slice(format!("Content-Length: {}\r\n\r\n", self.body.len()).as_bytes());
+        if !head_only {
+            bytes.extend_from_slice(&self.body);
+        }
+        bytes
+    }
+
+    /// The head of a response whose body follows and ends with the connection.
+    pub fn into_endless_head(self) -> Vec<u8> {
+        let mut bytes = self.head(false, false);
+        bytes.extend_from_slice(b"\r\n");
+        bytes
+    }
+
+    /// Status line and headers without the length.
+    fn head(&self, is_1_0: bool, keep_alive: bool) -> Vec<u8> {
         let mut bytes = format!(
             "HTTP/1.1 {} {}\r\n",
             self.status,
@@ -74,10 +91,6 @@ impl Reply {
         }
         for (name, value) in &self.headers {
             bytes.extend_from_slice(format!("{name}: {value}\r\n").as_bytes());
-        }
-        bytes.extend_from_slice(format!("Content-Length: {}\r\n\r\n", self.body.len()).as_bytes());
-        if !head_only {
-            bytes.extend_from_slice(&self.body);
         }
         bytes
     }

@@ -16,6 +16,7 @@ use time::OffsetDateTime;
 
 use super::Wake;
 use super::feeds::Update;
+use super::kind::{Accepted, Kind};
 use super::newest::Newest;
 use super::writer::{MAX_SLICES, Writer, Written};
 use crate::access::Peer;
@@ -66,6 +67,8 @@ pub struct Client {
     pub id: u64,
     /// What it subscribed to.
     pub topic: Topic,
+    /// What it speaks.
+    pub kind: Kind,
     /// Where it comes from, and by which token.
     pub peer: Peer,
     /// When it was connected, by the system's clock.
@@ -86,7 +89,7 @@ pub struct Client {
     newest: Option<Newest>,
     /// The socket took no more; only the client's own thread may write until it does.
     congested: AtomicBool,
-    /// The close frame; once it is set, nothing more goes into the outbox.
+    /// The close frame, or what it is to an event stream; once it is set, nothing more goes into the outbox.
     last_word: OnceLock<Chunk>,
     writer: Mutex<Writer>,
 }
@@ -101,25 +104,26 @@ pub(super) struct Queued {
 /// Why nothing is written any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
-    /// The close frame is in the socket's buffer.
+    /// The close frame, or an event stream's last comment, is in the socket's buffer.
     Said,
     /// The socket failed: the peer is gone.
     Lost,
 }
 
 impl Client {
-    /// A client whose socket gets `first`, if there is any, before anything else: the
-    /// handshake's answer.
+    /// A client whose socket gets the answer by which it was accepted, if there is any, before
+    /// anything else.
     ///
-    /// `stream` must be non-blocking. `first` goes out with the first [`Self::drain`] or offer.
+    /// `stream` must be non-blocking. The answer goes out with the first [`Self::drain`] or offer.
     pub(super) fn new(
         id: u64,
         topic: Topic,
         peer: Peer,
         stream: Arc<Stream>,
-        first: Chunk,
+        accepted: Accepted,
         limits: OutboxLimits,
     ) -> io::Result<Self> {
+        let Accepted { kind, answer } = accepted;
         // The queue's slots are all made at once.
         let (slots, newest) = match topic {
             Topic::Channel(_) => (limits.chunks + limits.replies, None),
@@ -129,6 +133,7 @@ impl Client {
         Ok(Self {
             id,
             topic,
+            kind,
             peer,
             since: OffsetDateTime::now_utc(),
             stream,
@@ -136,14 +141,14 @@ impl Client {
             limits,
             outbox: sender,
             queued_chunks: AtomicUsize::new(0),
-            queued_bytes: AtomicUsize::new(first.len()),
+            queued_bytes: AtomicUsize::new(answer.len()),
             queued_replies: AtomicUsize::new(0),
             cursor: AtomicU64::new(0),
             behind: AtomicBool::new(false),
             newest,
             congested: AtomicBool::new(false),
             last_word: OnceLock::new(),
-            writer: Mutex::new(Writer::new(receiver, first)),
+            writer: Mutex::new(Writer::new(receiver, answer)),
         })
     }
 
@@ -153,17 +158,23 @@ impl Client {
         if self.is_finishing() {
             return Offer::Taken;
         }
+        let chunk = self.kind.form(chunk);
         let waiting = self.queued_bytes.load(Ordering::Relaxed);
         let full = self.queued_chunks.load(Ordering::Relaxed) >= self.limits.chunks
             || (waiting > 0 && waiting + chunk.len() > self.limits.bytes);
         if full { Offer::Full } else { self.queue(chunk) }
     }
 
-    fn queue(&self, chunk: &Chunk) -> Offer {
-        self.queued_bytes.fetch_add(chunk.len(), Ordering::Relaxed);
+    /// Puts a chunk, in the client's own form, into the outbox.
+    fn queue(&self, chunk: Chunk) -> Offer {
+        let length = chunk.len();
+        if length == 0 {
+            return Offer::Taken;
+        }
+        self.queued_bytes.fetch_add(length, Ordering::Relaxed);
         self.queued_chunks.fetch_add(1, Ordering::Relaxed);
         match self.outbox.try_send(Queued {
-            chunk: chunk.clone(),
+            chunk,
             reply: false,
         }) {
             Ok(()) => {
@@ -171,7 +182,7 @@ impl Client {
                 Offer::Taken
             }
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
-                self.queued_bytes.fetch_sub(chunk.len(), Ordering::Relaxed);
+                self.queued_bytes.fetch_sub(length, Ordering::Relaxed);
                 self.queued_chunks.fetch_sub(1, Ordering::Relaxed);
                 Offer::Full
             }
@@ -206,7 +217,7 @@ impl Client {
     /// Puts what the client has missed, up to this message, into the outbox, whatever its
     /// size: for its own thread, when [`Self::wants_missed`].
     pub(crate) fn feed_missed(&self, chunk: &Chunk, last: MessageId) {
-        if !chunk.is_empty() && !self.is_finishing() && self.queue(chunk) == Offer::Full {
+        if !self.is_finishing() && self.queue(self.kind.form(chunk)) == Offer::Full {
             // Nothing else fills the places of chunks while it is behind.
             self.finish(CloseCode::Internal, "a bug in the server");
         }
@@ -283,7 +294,8 @@ impl Client {
 
     /// [`Self::reply`] without the writing.
     pub(super) fn queue_reply(&self, chunk: Chunk) {
-        if self.is_finishing() {
+        let chunk = self.kind.form(&chunk);
+        if self.is_finishing() || chunk.is_empty() {
             return;
         }
         self.queued_replies.fetch_add(1, Ordering::Relaxed);
@@ -308,9 +320,9 @@ impl Client {
         self.finish_with(Chunk::close(Some(code as u16), reason));
     }
 
-    /// Ends the client with this close frame.
+    /// Ends the client with this close frame; an event stream's last word is a comment.
     pub fn finish_with(&self, close: Chunk) {
-        if self.last_word.set(close).is_ok() {
+        if self.last_word.set(self.kind.form(&close)).is_ok() {
             fence(Ordering::SeqCst);
             self.drain_if_free();
             self.wake.wake();
@@ -492,6 +504,7 @@ impl Client {
             && !writer.closing
             && let Some(states) = self.newest.as_ref().and_then(Newest::take)
         {
+            let states = self.kind.form(&states);
             self.queued_bytes.fetch_add(states.len(), Ordering::Relaxed);
             writer.unsent.push_back(states);
         }

@@ -14,15 +14,30 @@ fn pair(limits: OutboxLimits) -> (Client, TcpStream) {
 
 /// A client on any topic.
 fn pair_on(topic: impl Into<Topic>, limits: OutboxLimits) -> (Client, TcpStream) {
+    pair_of(Kind::WebSocket, topic, limits)
+}
+
+/// A client of any kind.
+fn pair_of(kind: Kind, topic: impl Into<Topic>, limits: OutboxLimits) -> (Client, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let ours =
         TcpStream::connect(listener.local_addr().expect("an address")).expect("a connection");
     let (theirs, peer) = listener.accept().expect("a connection");
     ours.set_nonblocking(true).expect("non-blocking");
     let topic = topic.into();
-    let first = Chunk::raw(b"first ".to_vec());
-    let client =
-        Client::new(1, topic, peer.into(), Arc::new(ours.into()), first, limits).expect("a client");
+    let accepted = Accepted {
+        kind,
+        answer: Chunk::raw(b"first ".to_vec()),
+    };
+    let client = Client::new(
+        1,
+        topic,
+        peer.into(),
+        Arc::new(ours.into()),
+        accepted,
+        limits,
+    )
+    .expect("a client");
     (client, theirs)
 }
 
@@ -100,6 +115,42 @@ fn a_peer_that_is_gone_ends_the_client() {
         assert_eq!(client.offer(&chunk), Offer::Taken);
     }
     assert_eq!(client.end(), Some(End::Lost));
+}
+
+#[test]
+fn an_event_stream_is_counted_in_its_own_form() {
+    let channel: Channel = "lab".parse().expect("a channel");
+    let chunk = Chunk::text(&"x".repeat(1 << 20));
+    let length = chunk.as_events().len();
+    assert_ne!(length, chunk.len());
+    let limits = OutboxLimits {
+        bytes: 2 * length,
+        ..LIMITS
+    };
+    let (client, mut theirs) = pair_of(Kind::EventStream, channel, limits);
+    let mut offered = 0;
+    while client.offer(&chunk) == Offer::Taken {
+        offered += 1;
+    }
+    assert!(client.is_congested());
+    let queued = client.queued_bytes.load(Ordering::Relaxed);
+    assert!((length..=2 * length).contains(&queued), "{queued}");
+    // What says nothing to an event stream takes no place.
+    client.reply(Chunk::pong(b""));
+    assert_eq!(client.replies_waiting(), 0);
+    client.reply(Chunk::ping(b""));
+    client.finish(CloseCode::GoingAway, "bye");
+    let reader = std::thread::spawn(move || {
+        let mut bytes = vec![0; 6 + offered * length + ":\n\n: 1001 bye\n\n".len()];
+        theirs.read_exact(&mut bytes).expect("all that was offered");
+        bytes
+    });
+    while client.end().is_none() {
+        client.drain();
+    }
+    let bytes = reader.join().expect("the reader");
+    assert!(bytes.starts_with(b"first data: x") && bytes.ends_with(b"x\n\n:\n\n: 1001 bye\n\n"));
+    assert_eq!(client.queued_bytes.load(Ordering::Relaxed), 0);
 }
 
 /// States `from..=to`, each of about this length, as one update.
@@ -182,10 +233,13 @@ fn over_tls_a_client_is_congested_until_all_is_in_the_socket_and_only_then_has_s
     let (stream, mut theirs) = crate::stream::tests::pair();
     let peer = stream.peer_addr().expect("an address");
     let channel: Channel = "lab".parse().expect("a channel");
-    let nothing = Chunk::raw(Vec::new());
+    let accepted = Accepted {
+        kind: Kind::WebSocket,
+        answer: Chunk::raw(Vec::new()),
+    };
     let stream = Arc::new(stream);
     let client =
-        Client::new(1, channel.into(), peer.into(), stream, nothing, LIMITS).expect("a client");
+        Client::new(1, channel.into(), peer.into(), stream, accepted, LIMITS).expect("a client");
     let chunk = Chunk::raw(vec![b'x'; 10_000]);
     let mut offered = 0;
     while !client.stream().has_unsent() {

@@ -6,6 +6,7 @@
 mod client;
 mod events;
 mod feeds;
+mod kind;
 mod live;
 mod newest;
 mod recent;
@@ -29,6 +30,8 @@ use recent::{Recent, Window};
 pub use client::{Client, End, Offer, OutboxLimits};
 pub use events::{Event, EventKind, Subscription};
 pub use feeds::FeedStatus;
+pub(crate) use kind::Accepted;
+pub use kind::Kind;
 pub(crate) use recent::Upcoming;
 pub use status::ConnectionStatus;
 pub use wake::Wake;
@@ -153,7 +156,7 @@ impl ConnectionManager {
         }
     }
 
-    /// Registers a client: it hears everything on its topic from now on, after `first` and,
+    /// Registers a WebSocket client: it hears everything on its topic from now on, after `first` and,
     /// on a feed, the state of this moment.
     ///
     /// Makes `stream` non-blocking. `first` is the answer to its handshake, or nothing when
@@ -169,7 +172,18 @@ impl ConnectionManager {
         stream: Arc<Stream>,
         first: Chunk,
     ) -> io::Result<Arc<Client>> {
-        match self.register(topic.into(), peer.into(), stream, first, None, usize::MAX) {
+        let accepted = Accepted {
+            kind: Kind::WebSocket,
+            answer: first,
+        };
+        match self.register(
+            topic.into(),
+            peer.into(),
+            stream,
+            accepted,
+            None,
+            usize::MAX,
+        ) {
             Ok(client) => Ok(client),
             Err(Unregistered::System(error)) => Err(error),
             Err(Unregistered::Full { .. }) => unreachable!("no list has so many clients"),
@@ -183,7 +197,7 @@ impl ConnectionManager {
         topic: Topic,
         peer: Peer,
         stream: Arc<Stream>,
-        first: Chunk,
+        accepted: Accepted,
         cursor: Option<MessageId>,
         max: usize,
     ) -> Result<Arc<Client>, Unregistered> {
@@ -193,7 +207,8 @@ impl ConnectionManager {
             inner.last_id
         };
         stream.set_nonblocking(true)?;
-        let client = Client::new(id, topic.clone(), peer, stream, first, self.limits)?;
+        let kind = accepted.kind.as_str();
+        let client = Client::new(id, topic.clone(), peer, stream, accepted, self.limits)?;
         let client = Arc::new(client);
         let peer = &client.peer;
         let (subscribers, connections, finishing) = {
@@ -230,7 +245,7 @@ impl ConnectionManager {
             client.finish(code, &reason);
         }
         log::debug!(
-            "client {id} from {peer} joined {topic}: {subscribers} there, {connections} in all"
+            "client {id} ({kind}) from {peer} joined {topic}: {subscribers} there, {connections} in all"
         );
         Ok(client)
     }

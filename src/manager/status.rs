@@ -14,7 +14,7 @@ use crate::protocol::{Channel, Feed, MessageId, Topic};
 pub struct ConnectionStatus {
     /// Its number, unique while the server runs.
     pub id: u64,
-    /// The protocol it speaks: `websocket`.
+    /// What it speaks: `websocket` or `sse`.
     pub kind: &'static str,
     /// What it subscribed to, if that is a channel.
     pub channel: Option<Channel>,
@@ -85,7 +85,7 @@ impl Client {
         };
         ConnectionStatus {
             id: self.id,
-            kind: "websocket",
+            kind: self.kind.as_str(),
             cursor: channel.is_some().then(|| self.cursor()),
             channel,
             feed,

@@ -1,5 +1,5 @@
 //! One accepted connection: requests are read whole, under limits and deadlines; then a
-//! WebSocket stays on this thread, everything else goes over the relay.
+//! subscriber stays on this thread, everything else goes over the relay.
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -10,10 +10,13 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::connections::Admitted;
 use super::relay::Relay;
-use super::socket::{Sockets, wanted_topic};
+use super::socket::Sockets;
+use super::stream::Streams;
+use super::subscriber::wanted;
 use crate::access::{Access, Peer, Refusal};
 use crate::config::Limits;
 use crate::http::{Framing, Head, Incoming, Problem, Received, Reply, linger};
+use crate::manager::Kind;
 use crate::protocol::Topic;
 use crate::stream::{Acceptor, Refused, Stream};
 use crate::usage::Usage;
@@ -30,6 +33,7 @@ pub(super) struct Door {
     pub(super) sockets: Sockets,
     /// With it, TLS is all that is spoken.
     pub(super) tls: Option<Arc<Acceptor>>,
+    pub(super) streams: Streams,
 }
 
 /// Serves a connection to its end, which is the end of its thread.
@@ -44,6 +48,7 @@ pub(super) fn serve(door: &Door, stream: &Arc<Stream>, peer: SocketAddr, admitte
         admitted,
         incoming: Incoming::default(),
         origin: None,
+        head_only: false,
     };
     if let Ended::Unread = connection.run() {
         linger(stream, LINGER);
@@ -58,11 +63,13 @@ struct Connection<'a> {
     incoming: Incoming,
     /// The page that the request in hand comes from, if it may read the answer.
     origin: Option<String>,
+    /// It wants no body, so no refusal has one.
+    head_only: bool,
 }
 
 /// Why no further request is read.
 enum Ended {
-    /// The client is gone, or was served as a WebSocket.
+    /// The client is gone, or was served as a subscriber.
     Gone,
     /// The server closes, and the client may still be sending.
     Unread,
@@ -96,9 +103,11 @@ impl Connection<'_> {
                 Ok(peer) => peer,
                 Err(refusal) => return self.refuse_admission(*refusal),
             };
-            if let Some(topic) = wanted_topic(&head) {
-                return match topic {
-                    Ok(topic) => self.become_websocket(head, topic, peer),
+            if let Some(wanted) = wanted(&head) {
+                let ended =
+                    wanted.and_then(|(kind, topic)| self.subscribe(head, kind, topic, peer));
+                return match ended {
+                    Ok(ended) => ended,
                     Err(problem) => self.refuse(problem),
                 };
             }
@@ -121,7 +130,7 @@ impl Connection<'_> {
 
     /// Whose request it is.
     fn admit(&mut self, head: &mut Head) -> Result<Peer, Box<Refusal>> {
-        self.origin = None;
+        (self.origin, self.head_only) = (None, head.method == "HEAD");
         let admission = self.door.access.admit(head, self.peer);
         // 403 is for the page: it has nothing to read here.
         let is_readable = !matches!(&admission, Err(refusal) if refusal.problem.status == 403);
@@ -184,20 +193,33 @@ impl Connection<'_> {
         )
     }
 
-    fn become_websocket(mut self, head: Head, topic: Topic, peer: Peer) -> Ended {
-        let _counted = match self.admitted.count(&peer) {
-            Ok(counted) => counted,
-            Err(problem) => return self.refuse(problem),
-        };
+    fn subscribe(
+        &mut self,
+        head: Head,
+        kind: Kind,
+        topic: Topic,
+        peer: Peer,
+    ) -> Result<Ended, Problem> {
+        let _counted = self.admitted.count(&peer)?;
         let early = std::mem::take(&mut self.incoming).into_rest();
         self.admitted.leave_http();
-        match self
-            .door
-            .sockets
-            .serve(head, topic, peer, self.stream, early)
-        {
-            Ok(()) => Ended::Gone,
-            Err(problem) => self.refuse(problem),
+        let Door {
+            sockets, streams, ..
+        } = self.door;
+        match kind {
+            Kind::WebSocket => {
+                sockets.serve(head, topic, peer, self.stream, early)?;
+                Ok(Ended::Gone)
+            }
+            Kind::EventStream => {
+                drop(early);
+                let ended = match &head.method[..] {
+                    "HEAD" => Ended::Unread,
+                    _ => Ended::Gone,
+                };
+                streams.serve(head, topic, peer, self.stream)?;
+                Ok(ended)
+            }
         }
     }
 
@@ -230,7 +252,8 @@ impl Connection<'_> {
         if let Some(origin) = &self.origin {
             reply = reply.readable_by(origin);
         }
-        match (&**self.stream).write_all(&reply.into_last_bytes()) {
+        let answer = reply.into_bytes(self.head_only, false, false);
+        match (&**self.stream).write_all(&answer) {
             Ok(()) => Ended::Unread,
             Err(_) => Ended::Gone,
         }

@@ -9,6 +9,8 @@ mod machine;
 mod relay;
 mod rest;
 mod socket;
+mod stream;
+mod subscriber;
 
 use std::fmt::Display;
 use std::net::SocketAddr;
@@ -34,6 +36,8 @@ use machine::Machine;
 use relay::Relay;
 use rest::Rest;
 use socket::Sockets;
+use stream::Streams;
+use subscriber::Subscribers;
 
 pub use rest::{ROUTES, Route};
 
@@ -146,13 +150,20 @@ impl Server {
         let rest = rest.inspect_err(|_| end())?;
         let connections = Connections::new(limits, trusted_proxies, Arc::clone(&usage));
         let open_door = |relay| {
-            let sockets = Sockets {
+            let subscribers = Subscribers {
                 manager: Arc::clone(&manager),
-                journal: Arc::clone(&journal),
                 reader: Arc::clone(&reader),
                 access: Arc::clone(&access),
                 usage: Arc::clone(&usage),
                 limits: limits.clone(),
+            };
+            let streams = Streams {
+                subscribers: subscribers.clone(),
+                journal: Arc::clone(&journal),
+            };
+            let sockets = Sockets {
+                subscribers,
+                journal: Arc::clone(&journal),
             };
             let door = Arc::new(Door {
                 limits: limits.clone(),
@@ -161,6 +172,7 @@ impl Server {
                 relay,
                 sockets,
                 tls: tls.clone(),
+                streams,
             });
             Listener::start(socket, door, Arc::clone(&connections))
         };
@@ -266,7 +278,7 @@ impl Server {
     }
 
     /// Stops accepting, answers what was accepted, broadcasts what was committed, closes every
-    /// client with 1001 and the store. Blocks for no longer than [`Config::drain`], give or
+    /// client (a WebSocket with 1001) and the store. Blocks for no longer than [`Config::drain`], give or
     /// take a commit.
     pub fn shutdown(mut self) {
         let deadline = Instant::now() + self.drain;

@@ -33,13 +33,18 @@ const INDEX: &str = concat!(
      \x20 ws = new WebSocket(\"ws://HOST/api/ws/lab\");\n\
      \x20 ws.onmessage = (e) => console.log(JSON.parse(e.data));\n\
      \n\
+     or in a terminal:\n\
+     \n\
+     \x20 curl -N http://HOST/api/sse/lab\n\
+     \n\
      Publish:\n\
      \n\
      \x20 curl -X POST http://HOST/api/messages \\\n\
      \x20   -H 'Content-Type: application/json' \\\n\
      \x20   -d '{\"channel_id\":\"lab\",\"author\":\"me\",\"content\":\"hello\"}'\n\
      \n\
-     Publish a state, and subscribe to it: ws://HOST/ws/board\n\
+     Publish a state, and subscribe to it: ws://HOST/ws/board or\n\
+     curl -N http://HOST/sse/board\n\
      \n\
      \x20 curl -X PUT http://HOST/api/state/board -d '{\"temperature\":21.5}'\n\
      \n\
@@ -187,6 +192,12 @@ pub(super) fn upgrade_required(_: &Arc<Api>, call: Call) {
     let problem = Problem::new(426, "this is a WebSocket; connect with ws://, not http://")
         .with_header("Upgrade", "websocket")
         .with_header("Sec-WebSocket-Version", "13");
+    call.reply(problem.into());
+}
+
+/// An event stream, which the connection's own thread serves and never asks for here.
+pub(super) fn event_stream(_: &Arc<Api>, call: Call) {
+    let problem = Problem::new(500, "an event stream came where there are none");
     call.reply(problem.into());
 }
 

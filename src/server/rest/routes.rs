@@ -126,6 +126,16 @@ pub const ROUTES: &[Route] = &[
         handler: handlers::upgrade_required,
     },
     Route {
+        method: "GET",
+        path: "/api/sse/{channel_id}",
+        name: "stream_channel",
+        summary: "Subscribe to a channel, as an event stream",
+        description: "Server-Sent Events for `curl -N` and `EventSource`: every message of the channel as `data:`, its id as `id:`. Query: `since`, `last`; a `Last-Event-ID` header comes first.",
+        tags: &["messages", "sse"],
+        needs: Needs::Scope(Scope::Subscribe),
+        handler: handlers::event_stream,
+    },
+    Route {
         method: "PUT",
         path: "/api/state/{feed}",
         name: "put_state",
@@ -187,6 +197,16 @@ pub const ROUTES: &[Route] = &[
     },
     Route {
         method: "GET",
+        path: "/sse/{feed}",
+        name: "stream_feed",
+        summary: "Subscribe to a feed, as an event stream",
+        description: "Server-Sent Events for `curl -N` and `EventSource`: the last state at once, then every change as `data:`, its revision as `id:`.",
+        tags: &["feeds", "sse"],
+        needs: Needs::Scope(Scope::Subscribe),
+        handler: handlers::event_stream,
+    },
+    Route {
+        method: "GET",
         path: "/api/v1/ws/{feed}",
         name: "subscribe_feed_v1",
         summary: "Subscribe to a feed, over WebSocket",
@@ -197,11 +217,14 @@ pub const ROUTES: &[Route] = &[
     },
 ];
 
-/// The REST routes as the `routes` feed shows them.
+/// The REST routes as the `routes` feed shows them: those that answer a request and are done.
 pub(in crate::server) fn route_table() -> State {
     let rest: Vec<&Route> = ROUTES
         .iter()
-        .filter(|route| !route.tags.contains(&"websocket"))
+        .filter(|route| {
+            let mut tags = route.tags.iter();
+            !tags.any(|tag| matches!(*tag, "websocket" | "sse"))
+        })
         .collect();
     State::parse(&json_body(&rest)).expect("strings always have a JSON form")
 }

@@ -1,17 +1,11 @@
 //! Whether a request may become a WebSocket (RFC 6455, section 4.2).
 
-use std::str::FromStr;
-
 use tungstenite::error::{Error, ProtocolError};
 use tungstenite::handshake::server::{Request, create_response, write_response};
 use tungstenite::http::{HeaderName, HeaderValue, Method};
 
 use crate::access::SUBPROTOCOL;
-use crate::http::{Framing, Head, Problem, percent_decode, query_pairs};
-use crate::protocol::{Channel, Feed, MessageId, Start, Topic};
-
-/// Messages that a subscriber may start back.
-const MAX_LAST: usize = 1000;
+use crate::http::{Framing, Head, Problem};
 
 /// Headers that decide about the upgrade.
 const DECIDING: [&str; 4] = [
@@ -20,62 +14,6 @@ const DECIDING: [&str; 4] = [
     "sec-websocket-version",
     "sec-websocket-key",
 ];
-
-/// What a WebSocket path names; `None` for every other path.
-///
-/// # Errors
-/// 400 or 422 when the name is not one.
-pub(super) fn topic(path: &str) -> Option<Result<Topic, Problem>> {
-    if let Some(name) = segment(path, "/api/ws/") {
-        return Some(named::<Channel>(name, "channel_id"));
-    }
-    let name = segment(path, "/ws/").or_else(|| segment(path, "/api/v1/ws/"))?;
-    Some(named::<Feed>(name, "feed"))
-}
-
-/// Where a channel's subscriber wants to begin. `since` counts when both are given.
-///
-/// # Errors
-/// 400 or 422, with what would be right.
-pub(super) fn start(query: &str) -> Result<Start, Problem> {
-    let pairs = query_pairs(query)?;
-    let value = |wanted: &str| {
-        let found = pairs.iter().rev().find(|(name, _)| name == wanted);
-        found.map(|(_, value)| value.as_str())
-    };
-    let wrong = |field, rule: &str, found| {
-        Problem::field(field, format!("`{field}` must be {rule}, not {found:?}"))
-    };
-    if let Some(since) = value("since") {
-        let id = since
-            .parse()
-            .map_err(|_| wrong("since", "a message id (0 or more)", since))?;
-        return Ok(Start::Since(MessageId(id)));
-    }
-    let Some(last) = value("last") else {
-        return Ok(Start::Live);
-    };
-    let number = last.parse().ok().filter(|number| *number <= MAX_LAST);
-    let number = number.ok_or_else(|| wrong("last", &format!("0 to {MAX_LAST}"), last))?;
-    Ok(Start::Last(number))
-}
-
-/// The one segment behind a prefix.
-fn segment<'a>(path: &'a str, prefix: &str) -> Option<&'a str> {
-    path.strip_prefix(prefix)
-        .filter(|name| !name.is_empty() && !name.contains('/'))
-}
-
-fn named<N: FromStr<Err = String> + Into<Topic>>(
-    name: &str,
-    field: &str,
-) -> Result<Topic, Problem> {
-    let name = percent_decode(name)?;
-    let name: N = name
-        .parse()
-        .map_err(|detail| Problem::field(field, format!("`{field}` in the path: {detail}")))?;
-    Ok(name.into())
-}
 
 /// The answer that makes the connection a WebSocket.
 ///

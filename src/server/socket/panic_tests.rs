@@ -6,10 +6,12 @@ use std::net::{TcpListener, TcpStream};
 use std::thread;
 
 use super::*;
+use crate::access::Access;
 use crate::config::{Config, Database};
 use crate::error::Result;
+use crate::manager::ConnectionManager;
 use crate::protocol::{Channel, Draft, Message, MessageId};
-use crate::store::{self, ChannelTotals, Missed, MissedPage, Page, StoredState, Summary};
+use crate::store::{self, ChannelTotals, Missed, MissedPage, Page, Reader, StoredState, Summary};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -80,12 +82,14 @@ fn sockets() -> Sockets {
     )
     .expect("threads");
     Sockets {
-        access: Arc::new(Access::new(&Config::default()).expect("loopback needs no tokens")),
-        usage,
-        manager,
+        subscribers: Subscribers {
+            access: Arc::new(Access::new(&config).expect("loopback needs no tokens")),
+            usage,
+            manager,
+            reader: Arc::new(Panics),
+            limits: config.limits,
+        },
         journal: Arc::new(journal),
-        reader: Arc::new(Panics),
-        limits: config.limits,
     }
 }
 
@@ -102,7 +106,7 @@ fn subscribe(sockets: &Arc<Sockets>, query: &str) -> (TcpStream, thread::JoinHan
          Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
     );
     let head = Head::parse(request.as_bytes()).expect("a head");
-    let topic = wanted_topic(&head).expect("a topic").expect("a channel");
+    let topic = Channel::stored("lab").into();
     let sockets = Arc::clone(sockets);
     let session = thread::spawn(move || {
         let served = sockets.serve(head, topic, peer.into(), &Arc::new(ours.into()), Vec::new());
@@ -123,10 +127,12 @@ fn eventually(what: &str, mut ready: impl FnMut() -> bool) {
 fn a_panic_in_a_session_ends_that_session_with_1011_and_leaves_nothing_of_it() {
     let sockets = Arc::new(sockets());
     let head = sockets.journal.submit_and_wait(draft()).expect("a message");
-    eventually("it is offered", || sockets.manager.offered_head() == head);
+    eventually("it is offered", || {
+        sockets.subscribers.manager.offered_head() == head
+    });
     let (mut other, others_session) = subscribe(&sockets, "");
     eventually("the other is there", || {
-        sockets.manager.active_connections() == 1
+        sockets.subscribers.manager.active_connections() == 1
     });
 
     let (mut unlucky, session) = subscribe(&sockets, "?since=0");
@@ -138,11 +144,11 @@ fn a_panic_in_a_session_ends_that_session_with_1011_and_leaves_nothing_of_it() {
     let close = [&[0x88, 2 + 19], &1011_u16.to_be_bytes()[..]].concat();
     let last = bytes.len().saturating_sub(2 + 2 + 19);
     assert!(bytes[last..].starts_with(&close), "{:?}", &bytes[last..]);
-    assert_eq!(sockets.manager.active_connections(), 1);
+    assert_eq!(sockets.subscribers.manager.active_connections(), 1);
 
     // The other is served as before, up to its own end.
     let lab: Channel = "lab".parse().expect("a channel");
-    assert_eq!(sockets.manager.subscribers(&lab), 1);
+    assert_eq!(sockets.subscribers.manager.subscribers(&lab), 1);
     sockets.journal.submit_and_wait(draft()).expect("a message");
     let mut heard = Vec::new();
     while !String::from_utf8_lossy(&heard).contains("\"id\":2") {
@@ -154,6 +160,6 @@ fn a_panic_in_a_session_ends_that_session_with_1011_and_leaves_nothing_of_it() {
     other.write_all(&[0x88, 0x80, 0, 0, 0, 0]).expect("a close");
     drop(other);
     others_session.join().expect("it did not panic");
-    assert_eq!(sockets.manager.active_connections(), 0);
+    assert_eq!(sockets.subscribers.manager.active_connections(), 0);
     sockets.journal.stop();
 }

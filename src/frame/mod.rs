@@ -1,9 +1,12 @@
 //! Encoded WebSocket frames: made once, shared by every subscriber.
 //!
 //! A server's frames are unmasked (RFC 6455, section 5.1), so the same bytes serve everyone.
+//! Subscribers of event streams share a second form, which the first of them has made.
+
+mod event;
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use serde::Serialize;
 
@@ -49,11 +52,35 @@ pub enum CloseCode {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Chunk(Arc<Encoded>);
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 struct Encoded {
     buffer: Vec<u8>,
     start: usize,
+    /// The same for an event stream, once somebody wanted it.
+    events: OnceLock<Chunk>,
 }
+
+impl Encoded {
+    fn new(buffer: Vec<u8>, start: usize) -> Self {
+        Self {
+            buffer,
+            start,
+            events: OnceLock::new(),
+        }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.buffer[self.start..]
+    }
+}
+
+impl PartialEq for Encoded {
+    fn eq(&self, other: &Self) -> bool {
+        self.bytes() == other.bytes()
+    }
+}
+
+impl Eq for Encoded {}
 
 impl Chunk {
     /// A text frame.
@@ -103,10 +130,7 @@ impl Chunk {
 
     /// Bytes as they are: a handshake, or frames encoded elsewhere.
     pub fn raw(bytes: Vec<u8>) -> Self {
-        Self(Arc::new(Encoded {
-            buffer: bytes,
-            start: 0,
-        }))
+        Self(Arc::new(Encoded::new(bytes, 0)))
     }
 
     /// All the frames of several chunks, in order.
@@ -123,7 +147,17 @@ impl Chunk {
 
     /// What goes to the socket.
     pub fn bytes(&self) -> &[u8] {
-        &self.0.buffer[self.0.start..]
+        self.0.bytes()
+    }
+
+    /// The same frames for an event stream: each text an event, a ping and a close a comment.
+    /// Made when it is first asked for, however many subscribers share it; it stays as long
+    /// as the frames and takes about as much memory.
+    pub fn as_events(&self) -> Self {
+        let events = &self.0.events;
+        events
+            .get_or_init(|| Self::raw(event::encode(self.bytes())))
+            .clone()
     }
 
     /// How many bytes go to the socket.
@@ -160,7 +194,7 @@ impl Chunk {
         let (header, length) = header(opcode, buffer.len() - MAX_HEADER);
         let start = MAX_HEADER - length;
         buffer[start..MAX_HEADER].copy_from_slice(&header[..length]);
-        (Self(Arc::new(Encoded { buffer, start })), length)
+        (Self(Arc::new(Encoded::new(buffer, start))), length)
     }
 }
 

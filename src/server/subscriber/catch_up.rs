@@ -27,7 +27,7 @@ const NEARLY: Duration = Duration::from_millis(2);
 
 /// One client's way back to what is live.
 #[derive(Debug, Default)]
-pub(super) struct CatchUp {
+pub(in crate::server) struct CatchUp {
     /// Told before anything else.
     gap: Option<Chunk>,
     /// The client asked where to begin: it is told when it has everything, at the least up to
