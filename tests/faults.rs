@@ -12,6 +12,7 @@ use std::sync::{Barrier, mpsc};
 use std::thread;
 
 use common::cable::Cable;
+use common::sse::Sse;
 use common::system::{raise_descriptor_limit, skipped};
 use common::{Http, Program, Ws, eventually};
 use rustix::net::sockopt::set_socket_recv_buffer_size;
@@ -258,6 +259,7 @@ fn peers_behind_a_cut_cable_are_given_up_with_their_threads_and_descriptors() {
 
     let silent = [(); 3].map(|()| program.subscribe("quiet"));
     let feed = Ws::open(program.address, "/ws/board");
+    let streams = ["/api/sse/quiet", "/sse/board"].map(|path| Sse::open(program.address, path));
     let flooded = [(); 3].map(|()| slow_subscriber(&program, "lab?since=0"));
     let mut idle = program.http();
     assert_eq!(idle.get("/api/health").status, 200);
@@ -267,7 +269,7 @@ fn peers_behind_a_cut_cable_are_given_up_with_their_threads_and_descriptors() {
     half_a_body.send(post("Content-Length: 100\r\n"));
     eventually("all are there", || {
         let (_, sockets) = program.threads_and_sockets();
-        sockets >= before.1 + 2 * (3 + 1 + 3) + 3
+        sockets >= before.1 + 2 * (3 + 1 + 2 + 3) + 3
     });
     cable.cut();
 
@@ -280,7 +282,15 @@ fn peers_behind_a_cut_cable_are_given_up_with_their_threads_and_descriptors() {
     for id in 1..=FLOOD as u64 {
         assert_eq!(back.next_message()["id"], id);
     }
-    drop((silent, feed, flooded, idle, half_a_head, half_a_body));
+    drop((
+        silent,
+        feed,
+        streams,
+        flooded,
+        idle,
+        half_a_head,
+        half_a_body,
+    ));
 }
 
 /// At the moment of the signal they are in the middle of a long history, which they read slowly

@@ -18,6 +18,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use common::sse::{Polled, Sse};
 use common::{DEADLINE, Http, Response};
 use model::{Began, Frame, Model, Start, View};
 use rustix::net::sockopt::{set_socket_linger, set_socket_recv_buffer_size};
@@ -259,6 +260,9 @@ impl World {
         let Some(at) = self.any_subscriber() else {
             return;
         };
+        if matches!(self.subscribers[at].wire, Wire::Events(_)) {
+            return;
+        }
         let first = self.model.sent.len();
         let subscriber = &mut self.subscribers[at];
         for _ in 0..count {
@@ -311,7 +315,9 @@ impl World {
             heard: self.model.heard,
         };
         self.joined += 1;
-        let name = format!("subscriber {}", self.joined);
+        let is_websocket = self.random.percent(60);
+        let kind = if is_websocket { "websocket" } else { "stream" };
+        let name = format!("{kind} {}", self.joined);
         self.tell(format!("{name} joins {}: {start:?}", CHANNELS[channel]));
         let view = View {
             name,
@@ -322,7 +328,7 @@ impl World {
             oldest_then: None,
             end: None,
         };
-        let subscriber = Subscriber::connect(self.address(), view);
+        let subscriber = Subscriber::connect(self.address(), view, is_websocket);
         self.subscribers.push(subscriber);
     }
 
@@ -340,8 +346,7 @@ impl World {
             1 => self.tell(format!("{name} drops its connection")),
             _ => {
                 self.tell(format!("{name} resets its connection"));
-                set_socket_linger(subscriber.socket.get_ref(), Some(Duration::ZERO))
-                    .expect("a socket");
+                set_socket_linger(subscriber.stream(), Some(Duration::ZERO)).expect("a socket");
             }
         }
         self.views.push(subscriber.view);
@@ -465,8 +470,10 @@ impl World {
             let end = ends[self.subscribers[at].view.channel];
             self.hear_until(at, |subscriber| subscriber.has_all(end));
             // Whatever came twice, or too late, comes before the answer to this.
-            self.subscribers[at].say(&json!({"type": "ping"}));
-            self.hear_until(at, |subscriber| subscriber.ponged);
+            if let Wire::Frames(_) = self.subscribers[at].wire {
+                self.subscribers[at].say(&json!({"type": "ping"}));
+                self.hear_until(at, |subscriber| subscriber.ponged);
+            }
         }
         let oldest = self.learn_from_the_store();
         let subscribers = std::mem::take(&mut self.subscribers);
@@ -580,32 +587,50 @@ enum Pace {
     Stalled,
 }
 
+/// What a subscriber speaks.
+enum Wire {
+    Frames(WebSocket<TcpStream>),
+    Events(Sse),
+}
+
 struct Subscriber {
-    socket: WebSocket<TcpStream>,
+    wire: Wire,
     view: View,
     pace: Pace,
     /// What it has published and not heard of yet.
     unanswered: Vec<usize>,
     ponged: bool,
-    /// The server's close code.
+    /// The server's close code, an event stream's in its last comment.
     closed: Option<u16>,
 }
 
 impl Subscriber {
-    fn connect(address: SocketAddr, view: View) -> Self {
+    fn connect(address: SocketAddr, view: View, is_websocket: bool) -> Self {
         let stream = slow_stream(address);
         let query = match view.start {
             Start::Live => String::new(),
             Start::Since(since) => format!("?since={since}"),
             Start::Last(count) => format!("?last={count}"),
         };
-        let url = format!("ws://{address}/api/ws/{}{query}", CHANNELS[view.channel]);
-        // What tungstenite has read ahead is out of the server's sight.
-        let config = WebSocketConfig::default().read_buffer_size(1 << 10);
-        let (socket, _) = tungstenite::client::client_with_config(url, stream, Some(config))
-            .expect("a handshake");
+        let channel = CHANNELS[view.channel];
+        let wire = if is_websocket {
+            let url = format!("ws://{address}/api/ws/{channel}{query}");
+            // What tungstenite has read ahead is out of the server's sight.
+            let config = WebSocketConfig::default().read_buffer_size(1 << 10);
+            let (socket, _) = tungstenite::client::client_with_config(url, stream, Some(config))
+                .expect("a handshake");
+            Wire::Frames(socket)
+        } else {
+            // As an `EventSource` comes back, whatever its first request asked for.
+            let (query, header) = match view.start {
+                Start::Since(since) => ("?last=1", format!("Last-Event-ID: {since}\r\n")),
+                Start::Live | Start::Last(_) => (&query[..], String::new()),
+            };
+            let path = format!("/api/sse/{channel}{query}");
+            Wire::Events(Sse::on(stream, &path, &header))
+        };
         Self {
-            socket,
+            wire,
             view,
             pace: Pace::Reading,
             unanswered: Vec::new(),
@@ -614,8 +639,18 @@ impl Subscriber {
         }
     }
 
+    fn stream(&self) -> &TcpStream {
+        match &self.wire {
+            Wire::Frames(socket) => socket.get_ref(),
+            Wire::Events(sse) => &sse.stream,
+        }
+    }
+
     fn say(&mut self, frame: &Value) {
-        self.socket
+        let Wire::Frames(socket) = &mut self.wire else {
+            panic!("an event stream says nothing");
+        };
+        socket
             .send(Message::text(frame.to_string()))
             .expect("the server takes a frame");
     }
@@ -627,15 +662,48 @@ impl Subscriber {
 
     /// Reads a frame if one is there; `false` when none is, or none can come any more.
     fn hear(&mut self, model: &mut Model) -> bool {
-        self.socket
-            .get_ref()
-            .set_nonblocking(true)
-            .expect("a socket");
-        let heard = self.socket.read();
-        self.socket
-            .get_ref()
-            .set_nonblocking(false)
-            .expect("a socket");
+        self.stream().set_nonblocking(true).expect("a socket");
+        let is_heard = match &mut self.wire {
+            Wire::Frames(socket) => {
+                let heard = socket.read();
+                self.hear_frame(heard, model)
+            }
+            Wire::Events(sse) => {
+                let polled = sse.poll_event();
+                self.hear_event(polled, model)
+            }
+        };
+        self.stream().set_nonblocking(false).expect("a socket");
+        is_heard
+    }
+
+    fn hear_event(&mut self, polled: Polled, model: &mut Model) -> bool {
+        let Wire::Events(sse) = &self.wire else {
+            unreachable!("it polled one")
+        };
+        match polled {
+            Polled::Event(event) => {
+                self.frame(&event.json(), model);
+                // Whatever came, its id is where to go on.
+                let at = self.view.at().map(|id| id.to_string());
+                assert_eq!(Some(event.id), at, "{}", self.view.name);
+                true
+            }
+            Polled::Nothing => false,
+            Polled::End if self.closed.is_some() => false,
+            Polled::End => {
+                let goodbye = sse.comments.last().map(String::as_str);
+                let code = goodbye.and_then(|comment| comment.split(' ').next()?.parse().ok());
+                self.closed = Some(code.unwrap_or(0));
+                true
+            }
+        }
+    }
+
+    fn hear_frame(&mut self, heard: tungstenite::Result<Message>, model: &mut Model) -> bool {
+        let Wire::Frames(socket) = &mut self.wire else {
+            unreachable!("it was read from one")
+        };
         match heard {
             Ok(Message::Text(text)) => {
                 self.frame(&serde_json::from_str(&text).expect("JSON"), model);
@@ -644,7 +712,7 @@ impl Subscriber {
             Ok(Message::Close(frame)) => {
                 self.closed = Some(frame.map_or(0, |frame| frame.code.into()));
                 // Sends the answer to it.
-                let _ = self.socket.flush();
+                let _ = socket.flush();
                 true
             }
             Ok(_) => true,
@@ -699,7 +767,7 @@ impl Subscriber {
 
     /// Waits until something may be there to read.
     fn wait(&self) {
-        let stream = self.socket.get_ref();
+        let stream = self.stream();
         stream
             .set_read_timeout(Some(Duration::from_millis(20)))
             .expect("a socket");
@@ -717,13 +785,16 @@ impl Subscriber {
         }
     }
 
-    /// Says goodbye and reads what comes before the answer.
+    /// Says goodbye and reads what comes before the answer; an event stream just ends.
     fn close(&mut self, model: &mut Model) {
+        let Wire::Frames(socket) = &mut self.wire else {
+            return;
+        };
         let goodbye = CloseFrame {
             code: CloseCode::Normal,
             reason: "".into(),
         };
-        self.socket
+        socket
             .close(Some(goodbye))
             .expect("the server takes a frame");
         self.until("an answer to its close", model, |subscriber| {
@@ -741,6 +812,13 @@ impl Subscriber {
 
     /// Where it goes on when it comes back.
     fn resumption(&self) -> Start {
+        if let Wire::Events(sse) = &self.wire {
+            // It knows its beginning before anything has come.
+            return match sse.last_event_id.parse() {
+                Ok(id) => Start::Since(id),
+                Err(_) => self.view.start,
+            };
+        }
         self.view.at().map_or(self.view.start, Start::Since)
     }
 }

@@ -1,5 +1,5 @@
 //! REST: every route of the contract's "Messages over HTTP", every error it can give, on both
-//! stores. Feeds, SSE and tokens have no routes yet.
+//! stores. Feeds and event streams have files of their own.
 
 mod common;
 

@@ -3,6 +3,7 @@
 #![allow(dead_code, missing_docs, unreachable_pub)]
 
 pub mod cable;
+pub mod sse;
 pub mod system;
 pub mod tokens;
 
