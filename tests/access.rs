@@ -5,6 +5,7 @@ mod common;
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
+use common::sse::Sse;
 use common::tokens::{Tokens, bearer};
 use common::{DEADLINE, Http, Response, TestServer, Ws, eventually};
 use data_encoding::{BASE64, BASE64URL_NOPAD};
@@ -418,6 +419,7 @@ fn a_token_that_expires_closes_its_connections_with_1008() {
         Ws::open(server.address, &format!("/api/ws/lab?token={short}")),
         Ws::open(server.address, &format!("/ws/board?token={short}")),
     ];
+    let mut stream = Sse::open(server.address, &format!("/api/sse/lab?token={short}"));
     let mut staying = Ws::open(server.address, &format!("/api/ws/lab?token={long}"));
     for ws in &mut ending {
         assert_eq!(ws.close_code(), Some(1008));
@@ -719,6 +721,13 @@ fn an_administrator_sees_who_is_connected_and_can_end_them() {
         (&other["channel"], &other["lag"]),
         (&Value::Null, &json!(0))
     );
+    let mut stream = Sse::subscribe(server.address, "stream");
+    let third = of("channel", "stream").expect("the event stream");
+    assert_eq!(third["kind"], "sse");
+    let path = format!("/api/connections/{}", third["id"]);
+    let answer = server.http().request("DELETE", &path, &[], b"");
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert!(stream.try_event().is_none(), "the stream ends");
 
     let path = format!("/api/connections/{}", one["id"]);
     let answer = server.http().request("DELETE", &path, &[], b"");

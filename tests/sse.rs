@@ -408,7 +408,7 @@ fn what_a_client_says_behind_its_request_is_nothing_and_too_much_of_it_the_end()
     stream.stream.write_all(b"hello").expect("bytes");
     stream
         .stream
-        .write_all(b"GET /api/health HTTP/1.1\r\nHost: a\r\n\r\n")
+        .write_all(b"GET /api/health HTTP/1.1\r\nHost: localhost\r\n\r\n")
         .expect("bytes");
     let id = server.publish("lab", "still here");
     assert_eq!(stream.next_message()["id"], id);
@@ -546,7 +546,7 @@ fn a_stream_s_head_comes_only_when_the_next_message_is_heard() {
         let mut stream = TcpStream::connect(server.address).expect("a connection");
         stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
         stream
-            .write_all(b"GET /api/sse/lab HTTP/1.1\r\nHost: a\r\n\r\n")
+            .write_all(b"GET /api/sse/lab HTTP/1.1\r\nHost: localhost\r\n\r\n")
             .expect("bytes");
         // One byte of the head is enough.
         stream.read_exact(&mut [0]).expect("a head");
