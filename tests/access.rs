@@ -424,6 +424,7 @@ fn a_token_that_expires_closes_its_connections_with_1008() {
     for ws in &mut ending {
         assert_eq!(ws.close_code(), Some(1008));
     }
+    assert!(stream.try_event().is_none(), "the stream ends");
     let answer = server.http().get(&format!("/api/channels?token={short}"));
     assert_eq!(answer.status, 401);
     assert!(answer.text().contains("expired"), "{}", answer.text());

@@ -2,6 +2,7 @@
 //! program as a child, and small clients that give up at a deadline.
 #![allow(dead_code, missing_docs, unreachable_pub)]
 
+pub mod browser;
 pub mod cable;
 pub mod sse;
 pub mod system;
