@@ -4,6 +4,7 @@
 
 pub mod browser;
 pub mod cable;
+pub mod proxy;
 pub mod sse;
 pub mod system;
 pub mod tokens;
