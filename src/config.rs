@@ -253,7 +253,7 @@ pub struct Limits {
     pub max_body_bytes: usize,
 
     /// Time from the first byte of a request head to its last, and for a new connection to
-    /// send that first byte.
+    /// send that first byte; a TLS handshake before it is within the same time.
     ///
     /// Default 10 s.
     pub head_timeout: Duration,

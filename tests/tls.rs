@@ -479,7 +479,10 @@ fn the_start_up_line_and_its_curl_example_say_https() {
     child.kill().expect("a child");
     child.wait().expect("a child");
     assert!(said.contains("listening on https://127.0.0.1:"), "{said}");
-    assert!(said.contains("-X POST https://127.0.0.1:"), "{said}");
+    assert!(
+        said.contains("curl -k -X POST https://127.0.0.1:"),
+        "{said}"
+    );
 }
 
 /// A server's certificate, signed over an intermediate by an authority that its clients know.

@@ -70,6 +70,9 @@ fn start(database: &Path, flags: &[String]) -> Result<Child, String> {
         .args(["serve", "--listen", "127.0.0.1:0", "--db"])
         .arg(database)
         .args(flags)
+        // It is measured in plain, whatever the environment says of other servers.
+        .env_remove("THREADCAST_TLS_CERT")
+        .env_remove("THREADCAST_TLS_KEY")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
