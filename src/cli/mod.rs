@@ -112,11 +112,12 @@ fn serve(flags: Serve) -> ExitCode {
     } else {
         "http"
     };
+    let needs_token = config.tokens.is_some();
     let server = match Server::start(config) {
         Ok(server) => server,
         Err(error) => return fail(&sentence(&error)),
     };
-    announce(scheme, server.address(), &database);
+    announce(scheme, server.address(), &database, needs_token);
     let signal = signals
         .forever()
         .find(|signal| *signal != SIGHUP || !reload(&server));
@@ -189,13 +190,14 @@ fn second_signal_ends(signals: Signals) -> std::io::Result<Signals> {
 }
 
 /// On standard output, whatever the log level; one that is closed is not an error.
-fn announce(scheme: &str, address: SocketAddr, database: &str) {
+fn announce(scheme: &str, address: SocketAddr, database: &str, needs_token: bool) {
     // No certificate is for an address like this one.
     let insecure = if scheme == "https" { " -k" } else { "" };
+    let token = if needs_token { " -u :TOKEN" } else { "" };
     let _ = write!(
         std::io::stdout(),
         "threadcast {} listening on {scheme}://{address}, database {database}\n\
-         try: curl{insecure} -X POST {scheme}://{address}/api/messages -H 'Content-Type: application/json' \
+         try: curl{insecure}{token} -X POST {scheme}://{address}/api/messages -H 'Content-Type: application/json' \
          -d '{{\"channel_id\":\"lab\",\"author\":\"me\",\"content\":\"hello\"}}'\n",
         env!("CARGO_PKG_VERSION"),
     );
