@@ -66,7 +66,7 @@
 //! |---|---|
 //! | 5 | `main`, `cli` |
 //! | 4 | [`server`] (wiring, start, shutdown), its listener and connections; `bench` |
-//! | 3 | `server::rest` (the only room that knows tiny_http), `server::relay`, `server::socket` (WebSockets), `server::stream` (event streams), `watch` |
+//! | 3 | `server::rest` (the only room that knows tiny_http), `server::relay`, `server::socket` (WebSockets), `server::stream` (event streams), `watch`; `client` (the commands' side of the wire) |
 //! | 2 | [`journal`] (with the `broadcast` and `feeds` threads), `server::subscriber` (what both kinds of sessions do) |
 //! | 1 | [`manager`], [`store`] |
 //! | 0 | [`access`], [`config`], [`error`], [`protocol`], [`frame`], [`history`], [`http`], [`stream`], [`usage`] |
@@ -123,6 +123,9 @@
 //! | events waiting for a handler | 1,024, sharing their bytes with the broadcast; further ones are counted and told as missed |
 //! | a page of history | [`Limits::max_page_bytes`] |
 //! | channels in the manager | the connections: a channel without any is forgotten, and so is a feed without state |
+//! | `sub`: a frame, lines that are not written yet | 16 MiB; 64 KiB and one line |
+//! | `pub`: a line, messages waiting for their ack | 16 MiB; 64 and 256 KiB, or one that is longer |
+//! | an HTTP answer to a client command | 1 MiB |
 //! | running counts of the store | the distinct channels, providers and lanes stored |
 
 pub mod access;

@@ -2,6 +2,7 @@
 
 mod bench;
 mod cli;
+mod client;
 
 use std::process::ExitCode;
 

@@ -26,6 +26,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("server::stream", 3),
     ("server::subscriber", 2),
     ("watch", 3),
+    ("client", 3),
     ("server", 4),
     ("main", 5),
     ("cli", 5),
@@ -73,7 +74,7 @@ fn only_their_rooms_know_the_big_dependencies() {
     for (dependency, rooms) in [
         ("tiny_http", &["server::rest"][..]),
         ("rusqlite", &["store"]),
-        ("tungstenite", &["server::socket", "bench"]),
+        ("tungstenite", &["server::socket", "bench", "client"]),
         ("clap", &["cli", "bench"]),
         ("rustls", &["stream"]),
         ("signal_hook", &["cli"]),

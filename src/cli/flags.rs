@@ -376,7 +376,7 @@ fn size(text: &str) -> Result<usize, String> {
         .ok_or_else(wrong)
 }
 
-fn count(text: &str) -> Result<usize, String> {
+pub(super) fn count(text: &str) -> Result<usize, String> {
     text.parse()
         .ok()
         .filter(|number| *number > 0)

@@ -1,7 +1,11 @@
 //! Commands, signals and exit codes.
 
 mod flags;
+mod publish;
+mod sub;
+mod terms;
 mod token;
+mod waiting;
 
 use std::error::Error as _;
 use std::io::Write;
@@ -46,6 +50,10 @@ enum Command {
     Token(token::Command),
     /// Measure a server on this machine: its own by default
     Bench(Box<bench::Args>),
+    /// Print what is published on a channel or a feed
+    Sub(sub::Args),
+    /// Publish messages to a channel, or the state of a feed
+    Pub(publish::Args),
 }
 
 /// Runs the command that the arguments name.
@@ -70,16 +78,15 @@ pub(crate) fn run() -> ExitCode {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(&error.to_string()),
         },
+        Some(Command::Sub(args)) => args.run(),
+        Some(Command::Pub(args)) => args.run(),
     }
 }
 
 fn serve(flags: Serve) -> ExitCode {
     let (config, level) = match flags.config() {
         Ok(config) => config,
-        Err(sentence) => {
-            fail(&sentence);
-            return ExitCode::from(USAGE);
-        }
+        Err(sentence) => return misused(&sentence),
     };
     // What the libraries tell at these levels is about themselves.
     let foreign = if level == LevelFilter::Trace {
@@ -212,6 +219,17 @@ fn sentence(error: &Error) -> String {
 }
 
 fn fail(sentence: &str) -> ExitCode {
-    let _ = writeln!(std::io::stderr(), "threadcast: {sentence}");
+    note(sentence);
     ExitCode::FAILURE
+}
+
+/// What was asked for is wrong, whatever the server says.
+fn misused(sentence: &str) -> ExitCode {
+    note(sentence);
+    ExitCode::from(USAGE)
+}
+
+/// On standard error; one that is closed is not an error.
+fn note(sentence: &str) {
+    let _ = writeln!(std::io::stderr(), "threadcast: {sentence}");
 }
