@@ -6,6 +6,7 @@ pub mod browser;
 pub mod cable;
 pub mod proxy;
 pub mod sse;
+pub mod cli;
 pub mod system;
 pub mod tokens;
 

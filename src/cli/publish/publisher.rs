@@ -170,9 +170,9 @@ impl Publisher {
             socket.queue(sent.frame.clone())?;
         }
         loop {
-            self.fill(&mut socket)?;
-            socket.flush();
+            // In this order: an answer makes room, and after a line nothing is left to do but wait.
             self.listen(&mut socket)?;
+            self.fill(&mut socket)?;
             if self.window.is_empty() && self.next.is_none() && self.ended.is_some() {
                 socket.close();
                 return Ok(());
