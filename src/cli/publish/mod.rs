@@ -4,6 +4,7 @@ mod input;
 mod progress;
 mod publisher;
 mod state;
+mod window;
 
 use std::process::ExitCode;
 

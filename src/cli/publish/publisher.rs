@@ -1,6 +1,5 @@
-//! Messages over one WebSocket, a window of them waiting for their acknowledgement.
+//! Lines become messages on a WebSocket, over one connection or, with `--retry`, several.
 
-use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
@@ -13,19 +12,10 @@ use super::super::waiting::{Stop, wait};
 use super::Common;
 use super::input::{Lines, Next};
 use super::progress::Progress;
+use super::window::{Sent, Window};
 use crate::client::{
     Backoff, Failure, Heard, KeepAlive, Remote, Retry, Socket, percent_encode, shown,
 };
-
-/// Messages waiting for their acknowledgement; the server works on 32 of one publisher.
-const WINDOW: usize = 64;
-
-/// Their bytes, unless it is one that is longer.
-const WINDOW_BYTES: usize = 256 << 10;
-
-/// A line that a server might find too long is alone in the window: nothing behind it was sent
-/// when it is refused.
-const LONG: usize = 16 << 10;
 
 /// A signal's sentence.
 const INTERRUPTED: &str = "interrupted";
@@ -41,26 +31,11 @@ pub(super) struct Publisher {
     next: Option<Sent>,
     /// Why no further line is taken.
     ended: Option<Ended>,
-    /// Sent and neither acknowledged nor refused, in order.
-    window: VecDeque<Sent>,
-    acknowledged: u64,
-    /// The line sent last.
-    sent: u64,
-    /// Refusals that do not say of what.
-    unnamed: usize,
+    window: Window,
     prints_ids: bool,
     retries: bool,
     progress: Progress,
     stop: Stop,
-}
-
-/// A message on its way.
-struct Sent {
-    /// Of its line, which is its `ref`.
-    number: u64,
-    frame: String,
-    /// The server could not take it now, and may later.
-    is_put_off: bool,
 }
 
 enum Ended {
@@ -105,10 +80,7 @@ impl Publisher {
             lines,
             next: None,
             ended: None,
-            window: VecDeque::with_capacity(WINDOW),
-            acknowledged: 0,
-            sent: 0,
-            unnamed: 0,
+            window: Window::default(),
             prints_ids: false,
             retries: false,
             progress: Progress::new(),
@@ -132,10 +104,12 @@ impl Publisher {
         let result = self.publish();
         self.progress.clear();
         match (result, self.ended.take()) {
-            (Ok(()), Some(Ended::Failed(why))) => Err(self.report(&why)),
+            (Ok(()), Some(Ended::Failed(why))) => Err(self.window.report(&why)),
             (Ok(()), _) => Ok(()),
-            (Err(why), None | Some(Ended::AtTheEnd)) => Err(self.report(&why)),
-            (Err(why), Some(Ended::Failed(first))) => Err(self.report(&format!("{first}; {why}"))),
+            (Err(why), None | Some(Ended::AtTheEnd)) => Err(self.window.report(&why)),
+            (Err(why), Some(Ended::Failed(first))) => {
+                Err(self.window.report(&format!("{first}; {why}")))
+            }
         }
     }
 
@@ -164,20 +138,18 @@ impl Publisher {
         let mut socket = Socket::open(&self.remote, &self.path, self.keep_alive)?;
         *connected = Some(Instant::now());
         // Those of the connection before come first, in their order.
-        self.unnamed = 0;
-        for sent in &mut self.window {
-            sent.is_put_off = false;
-            socket.queue(sent.frame.clone())?;
+        for frame in self.window.frames_again() {
+            socket.queue(frame.to_owned())?;
         }
         loop {
-            // In this order: an answer makes room, and after a line nothing is left to do but wait.
+            // In this order: an answer makes room for lines, and there is nothing to wait for then.
             self.listen(&mut socket)?;
             self.fill(&mut socket)?;
             if self.window.is_empty() && self.next.is_none() && self.ended.is_some() {
                 socket.close();
                 return Ok(());
             }
-            self.progress.show(self.acknowledged);
+            self.progress.show(self.window.acknowledged());
             let due = socket.keep_alive()?;
             socket.flush();
             self.wait(&socket, due)?;
@@ -187,15 +159,11 @@ impl Publisher {
     /// Sends lines while there is room for them.
     fn fill(&mut self, socket: &mut Socket) -> Result<(), Failure> {
         while self.take_line() {
-            let Some(next) = self
-                .next
-                .take_if(|next| has_room(&self.window, next.frame.len()))
-            else {
+            let Some(next) = self.next.take_if(|next| self.window.has_room(next)) else {
                 return Ok(());
             };
             socket.queue(next.frame.clone())?;
-            self.sent = next.number;
-            self.window.push_back(next);
+            self.window.push(next);
         }
         Ok(())
     }
@@ -224,7 +192,6 @@ impl Publisher {
         Sent {
             number,
             frame: serde_json::to_string(&message).expect("strings and numbers have a JSON form"),
-            is_put_off: false,
         }
     }
 
@@ -246,25 +213,18 @@ impl Publisher {
     }
 
     fn answered(&mut self, answer: Answer) -> Result<(), Failure> {
-        let place = self
-            .window
-            .iter()
-            .position(|sent| Some(sent.number) == answer.r#ref);
-        match (&*answer.r#type, place) {
-            ("ack", Some(place)) => {
-                self.window.remove(place);
-                self.acknowledged += 1;
-                if let Some(id) = answer.id.filter(|_| self.prints_ids) {
+        match &*answer.r#type {
+            "ack" => {
+                let is_ours = self.window.acknowledge(answer.r#ref);
+                if let Some(id) = answer.id.filter(|_| is_ours && self.prints_ids) {
                     // Nobody reads them any more: the messages still have to get there.
                     self.prints_ids = writeln!(io::stdout(), "{id}").is_ok();
                 }
             }
-            ("error", place) => self.refused(answer, place),
+            "error" => self.refused(answer),
             _ => {}
         }
-        self.name_the_unnamed();
-        let put_off = self.window.iter().filter(|sent| sent.is_put_off).count();
-        if put_off > 0 && put_off == self.window.len() {
+        if self.window.is_put_off() {
             return Err(Failure {
                 sentence: "the server is too busy to take more".to_owned(),
                 retry: Retry::Soon,
@@ -273,30 +233,22 @@ impl Publisher {
         Ok(())
     }
 
-    fn refused(&mut self, answer: Answer, place: Option<usize>) {
+    fn refused(&mut self, answer: Answer) {
         let code = answer.code.unwrap_or_default();
         let is_passing = matches!(&*code, "store_unavailable" | "rate_limited");
+        if is_passing && self.retries {
+            return self.window.put_off(answer.r#ref);
+        }
+        let line = match self.window.refuse(answer.r#ref) {
+            Some(number) => format!("line {number}"),
+            None => "a line".to_owned(),
+        };
         let detail = answer.detail.unwrap_or_default();
-        let reason = format!("{}: {}", shown(&code), shown(&detail));
-        match place {
-            Some(place) if is_passing && self.retries => self.window[place].is_put_off = true,
-            Some(place) => {
-                let number = self.window.remove(place).map_or(0, |sent| sent.number);
-                self.fail(format!("line {number} was refused ({reason})"));
-            }
-            None => {
-                self.unnamed += 1;
-                self.fail(format!("a line was refused ({reason})"));
-            }
-        }
-    }
-
-    /// When only refusals that say nothing are left, it is known whose they are.
-    fn name_the_unnamed(&mut self) {
-        if self.unnamed > 0 && self.unnamed >= self.window.len() {
-            self.unnamed = 0;
-            self.window.clear();
-        }
+        self.fail(format!(
+            "{line} was refused ({}: {})",
+            shown(&code),
+            shown(&detail)
+        ));
     }
 
     /// The first reason counts, and no further line is sent.
@@ -333,35 +285,4 @@ impl Publisher {
         }
         Ok(())
     }
-
-    /// What became of the lines.
-    fn report(&self, why: &str) -> String {
-        let acknowledged = match self.acknowledged {
-            1 => "1 message was acknowledged".to_owned(),
-            number => format!("{number} messages were acknowledged"),
-        };
-        let after = match self.sent {
-            0 => "nothing was sent".to_owned(),
-            number => format!("nothing after line {number} was sent"),
-        };
-        let (Some(first), Some(last)) = (self.window.front(), self.window.back()) else {
-            return format!("{why}; {acknowledged}, {after}");
-        };
-        let lines = match (first.number, last.number) {
-            (first, last) if first == last => format!("line {first} is"),
-            (first, last) => {
-                let number = self.window.len();
-                format!("{number} lines from {first} to {last} are")
-            }
-        };
-        format!("{why}; {acknowledged}, {lines} unknown (stored or not), {after}")
-    }
-}
-
-fn has_room(window: &VecDeque<Sent>, bytes: usize) -> bool {
-    let Some(last) = window.back() else {
-        return true;
-    };
-    let taken: usize = window.iter().map(|sent| sent.frame.len()).sum();
-    window.len() < WINDOW && bytes.max(last.frame.len()) < LONG && taken + bytes <= WINDOW_BYTES
 }
