@@ -157,7 +157,11 @@ fn a_cursor_file_goes_on_over_restarts_of_both_even_before_the_first_message() {
     client.signal(Signal::KILL);
     client.end();
     let next = server.http().publish("lab", "next");
-    assert_eq!(start(&server).ids(1), [next]);
+    let client = start(&server);
+    assert_eq!(client.ids(1), [next]);
+    cursor_is(&file, next);
+    client.signal(Signal::INT);
+    assert_eq!(client.end().0, Some(0));
     let names = fs::read_dir(dir.path()).expect("a directory");
     let temporary = names.filter(|entry| {
         let name = entry.as_ref().expect("an entry").file_name();

@@ -50,9 +50,8 @@ enum Command {
     Token(token::Command),
     /// Measure a server on this machine: its own by default
     Bench(Box<bench::Args>),
-    /// Print what is published on a channel or a feed
+    // Their own words are those of the help.
     Sub(sub::Args),
-    /// Publish messages to a channel, or the state of a feed
     Pub(publish::Args),
 }
 

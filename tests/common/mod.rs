@@ -4,9 +4,9 @@
 
 pub mod browser;
 pub mod cable;
+pub mod cli;
 pub mod proxy;
 pub mod sse;
-pub mod cli;
 pub mod system;
 pub mod tokens;
 
