@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde_json::json;
 
-use super::{Api, Call};
+use super::{Api, Call, console};
 use crate::access::{On, Scope};
 use crate::error::Error;
 use crate::http::{Problem, Reply};
@@ -57,13 +57,13 @@ const INDEX: &str = concat!(
      \x20 curl http://HOST/api/health\n",
 );
 
-pub(super) fn index(_: &Arc<Api>, call: Call) {
-    let host = call.host().to_owned();
-    call.reply(Reply::new(
-        200,
-        "text/plain; charset=utf-8",
-        INDEX.replace("HOST", &host).into_bytes(),
-    ));
+/// The console for browsers, text for everybody else.
+pub(super) fn index(api: &Arc<Api>, call: Call) {
+    if console::is_wanted(&call) {
+        return console::page(api, call);
+    }
+    let text = INDEX.replace("HOST", call.host()).into_bytes();
+    call.reply(Reply::new(200, "text/plain; charset=utf-8", text).with_header("Vary", "Accept"));
 }
 
 pub(super) fn post_message(api: &Arc<Api>, mut call: Call) {

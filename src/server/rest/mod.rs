@@ -7,6 +7,7 @@
 
 mod admin;
 mod call;
+mod console;
 mod directory;
 mod handlers;
 mod health;
@@ -32,6 +33,7 @@ use crate::manager::ConnectionManager;
 use crate::store::Reader;
 use crate::usage::Usage;
 use call::Call;
+use console::Console;
 use directory::PrivateDirectory;
 pub(super) use routes::route_table;
 pub use routes::{ROUTES, Route};
@@ -48,6 +50,7 @@ pub(super) struct Api {
     pub(super) usage: Arc<Usage>,
     pub(super) limits: Limits,
     pub(super) started: Instant,
+    console: Console,
     queries: Sender<Box<dyn FnOnce() + Send>>,
 }
 
@@ -118,6 +121,7 @@ impl Rest {
             usage,
             limits: limits.clone(),
             started: Instant::now(),
+            console: Console::new(),
             queries,
         });
         let mut threads = Vec::new();

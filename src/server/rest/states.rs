@@ -14,9 +14,9 @@ use crate::http::{Problem, Reply};
 use crate::manager::FeedStatus;
 use crate::protocol::{Feed, Published, State};
 
-/// What browsers and proxies may do with a state: keep it, and ask every time whether it
-/// still is the last one.
-const CACHE_CONTROL: &str = "no-cache";
+/// What browsers and proxies may do with a state, or the console: keep it, and ask every time
+/// whether it still is the last one.
+pub(super) const CACHE_CONTROL: &str = "no-cache";
 
 /// Bodies up to this are read on the `rest` thread; a larger one would hold it up for
 /// milliseconds, so a `query` thread takes it.
@@ -134,7 +134,7 @@ fn etag(state: &StateFrame) -> String {
 
 /// Whether an `If-None-Match` names this tag (RFC 9110, sections 13.1.2 and 8.8.3.2: weak
 /// comparison).
-fn lists(header: &str, etag: &str) -> bool {
+pub(super) fn lists(header: &str, etag: &str) -> bool {
     header
         .split(',')
         .map(str::trim)
