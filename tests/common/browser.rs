@@ -236,16 +236,15 @@ impl Page {
     }
 
     /// What went wrong: errors on the console, exceptions nobody caught, what the page's policy
-    /// forbade, dialogs.
+    /// forbade, dialogs. Requests that were answered with an error are none of it.
     pub fn errors(&mut self) -> Vec<String> {
         self.happened(|event| {
             let params = &event["params"];
             match event["method"].as_str() {
                 Some("Runtime.exceptionThrown") => Some(&params["exceptionDetails"]),
                 Some("Runtime.consoleAPICalled") if params["type"] == "error" => Some(params),
-                Some("Log.entryAdded") if params["entry"]["level"] == "error" => {
-                    Some(&params["entry"])
-                }
+                Some("Log.entryAdded") => Some(&params["entry"])
+                    .filter(|entry| entry["level"] == "error" && entry["source"] != "network"),
                 Some("Page.javascriptDialogOpening") => Some(params),
                 _ => None,
             }

@@ -55,13 +55,15 @@ class Refused extends Error {
 
 async function call(path, options = {}) {
 	const headers = new Headers();
-	if (token) headers.set("Authorization", `Bearer ${token}`);
+	const said = token;
+	if (said) headers.set("Authorization", `Bearer ${said}`);
 	const answer = await fetch(new URL(path, base), {
 		...options, headers, cache: "no-store", signal: AbortSignal.timeout(15000),
 	});
 	if (answer.ok) return answer.status === 204 ? null : answer.json();
 	const problem = await answer.json().catch(() => ({}));
-	if (answer.status === 401) askForToken();
+	// Unless there is another one by now.
+	if (answer.status === 401 && said === token) askForToken();
 	throw new Refused(answer.status, String(problem.detail ?? `the server answered ${answer.status}`));
 }
 

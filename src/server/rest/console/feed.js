@@ -87,7 +87,7 @@ class Twig {
 			this.element.replaceChildren(...name, make("bdi", kind, visible(text)));
 			return;
 		}
-		const fold = make("details");
+		const fold = this.fold = make("details");
 		const summary = make("summary");
 		this.size = make("span", "muted", size(value));
 		summary.append(...name, this.size);
@@ -137,8 +137,10 @@ class Twig {
 	renew(value, changes, path) {
 		const was = this.value;
 		if (this.twigs && isSameKind(was, value)) {
+			const before = changes.total;
 			this.value = value;
 			this.spread(value, { left: 20 }, changes, path);
+			if (!this.fold.open && changes.total > before) this.flash();
 			say(this.size, size(value));
 			return;
 		}

@@ -79,10 +79,9 @@ $("open").onsubmit = (event) => {
 	say($("open-wrong"), wrong);
 	if (wrong) return $("find").focus();
 	$("find").value = "";
-	const fragment = `#${kind}=${encodeURIComponent(name)}`;
-	if (location.hash === fragment) route();
-	else location.hash = fragment;
-	if (kind === "channel") $("content").focus({ preventScroll: true });
+	history.pushState(null, "", `#${kind}=${encodeURIComponent(name)}`);
+	route();
+	$(kind === "channel" ? "content" : "tree").focus();
 };
 
 $("find").oninput = () => {
