@@ -114,7 +114,7 @@ class ChannelView {
 		}
 		this.waiting.set(frame.ref, { at: performance.now(), content });
 		said("Sending");
-		if (!log.following) log.toNewest(false);
+		if (!log.following) log.toNewest();
 		return true;
 	}
 

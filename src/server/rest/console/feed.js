@@ -1,6 +1,6 @@
 // The open feed: its state as a tree that is changed in place, so that what is folded stays folded.
 
-const MAX_CHILDREN = 500, OPEN_AT_FIRST = 300, MAX_CHANGES = 200, FRESH_MS = 4000;
+const MAX_CHILDREN = 500, OPEN_AT_FIRST = 300, MAX_CHANGES = 200, FRESH_MS = 3000;
 
 /** A number that a double does not hold, as it was written. */
 class Exact {
@@ -156,9 +156,6 @@ class Twig {
 
 	flash() {
 		const marked = this.element.querySelector("summary") ?? this.element;
-		marked.classList.remove("changed");
-		// Without a layout between, the animation would not begin again.
-		void marked.offsetWidth;
 		marked.classList.add("changed");
 		clearTimeout(this.fading);
 		this.fading = setTimeout(() => marked.classList.remove("changed"), FRESH_MS);

@@ -41,7 +41,6 @@ class Link {
 			this.isOpen = true;
 			this.heard = performance.now();
 			this.pings = setInterval(() => this.ping(), PING_EVERY);
-			this.ping();
 			showState("live", "Connected");
 		};
 		socket.onmessage = (event) => {
@@ -93,8 +92,10 @@ class Link {
 		const waiting = this.timer;
 		try {
 			await call("api/channels");
+			await call(this.owner.path());
 		} catch (error) {
-			if (this.timer !== waiting || showState.waits === undefined) return;
+			// 426 says only that this was no WebSocket.
+			if (this.timer !== waiting || showState.waits === undefined || error.status === 426) return;
 			const why = error instanceof Refused ? `Refused: ${error.message}` : "The server cannot be reached, trying again";
 			showState("waiting", why, showState.waits);
 		}

@@ -11,7 +11,11 @@ class Log {
 		this.list = $("log");
 		this.scroller = $("scroller");
 		this.scroller.onscroll = () => this.scrolled();
-		$("newest").onclick = () => this.toNewest(true);
+		$("newest").onclick = () => {
+			// The button is about to go, and the focus with it.
+			this.scroller.focus();
+			this.toNewest();
+		};
 		$("older").onclick = () => this.older();
 		new ResizeObserver(() => this.following && this.toBottom()).observe(this.scroller);
 		this.start(null);
@@ -79,12 +83,17 @@ class Log {
 		if (this.fresh) this.list.append(...this.tail.slice(-this.fresh).map(row));
 		this.fresh = 0;
 		this.unseen = 0;
-		while (this.list.childElementCount > MAX_ROWS) {
-			this.list.firstElementChild.remove();
-			this.atBeginning(false);
-		}
+		this.trim();
 		this.toBottom();
 		this.show();
+	}
+
+	/** Takes rows away at the top and returns how high they were. */
+	trim() {
+		const before = this.scroller.scrollHeight;
+		if (this.list.childElementCount > MAX_ROWS) this.atBeginning(false);
+		while (this.list.childElementCount > MAX_ROWS) this.list.firstElementChild.remove();
+		return before - this.scroller.scrollHeight;
 	}
 
 	show() {
@@ -104,9 +113,8 @@ class Log {
 		this.scroller.scrollTop = this.scroller.scrollHeight;
 	}
 
-	toNewest(focus) {
+	toNewest() {
 		this.following = true;
-		if (focus) $("content").focus();
 		this.render();
 	}
 
@@ -151,7 +159,8 @@ class Log {
 		const before = this.scroller.scrollHeight;
 		this.list.prepend(...messages.map((message) => row({ message })));
 		this.scroller.scrollTop += this.scroller.scrollHeight - before;
-		this.atBeginning(messages.length < PAGE);
+		// A page may be short because its messages are long.
+		this.atBeginning(!messages.length);
 		while (this.list.childElementCount > MAX_ROWS) {
 			this.list.lastElementChild.remove();
 			this.apart = true;
@@ -165,17 +174,9 @@ class Log {
 		if (this.loading) return;
 		const messages = await this.page(`since=${last}`);
 		if (!messages || this.lastId() !== last || !this.apart) return;
-		const before = this.scroller.scrollHeight;
 		this.list.append(...messages.map((message) => row({ message })));
-		const added = this.scroller.scrollHeight - before;
-		let removed = 0;
-		while (this.list.childElementCount > MAX_ROWS) {
-			const height = this.scroller.scrollHeight;
-			this.list.firstElementChild.remove();
-			removed += height - this.scroller.scrollHeight;
-			this.atBeginning(false);
-		}
-		if (removed) this.scroller.scrollTop -= Math.min(removed, this.scroller.scrollTop);
+		const { scrollTop } = this.scroller;
+		this.scroller.scrollTop = scrollTop - this.trim();
 		const reached = this.lastId();
 		const oldest = this.tail.find((entry) => entry.message);
 		if (oldest && oldest.message.id <= reached) {
@@ -183,8 +184,8 @@ class Log {
 			const at = this.tail.findLastIndex((entry) => entry.message && entry.message.id <= reached);
 			this.fresh = this.tail.length - 1 - at;
 			this.apart = false;
-		} else if (!added) {
-			return this.toNewest(false);
+		} else if (!messages.length) {
+			return this.toNewest();
 		}
 		this.show();
 	}
@@ -193,12 +194,12 @@ class Log {
 /** One row: a message or a mark. */
 function row(entry) {
 	if (entry.mark) {
-		const item = make("li", `between ${entry.kind}`);
+		const item = make("div", `between ${entry.kind}`);
 		item.append(make("span", "", entry.mark));
 		return item;
 	}
 	const { message } = entry;
-	const item = make("li", "row");
+	const item = make("div", "row");
 	item.id = `m${message.id}`;
 	item.messageId = message.id;
 	const at = new Date(message.timestamp);

@@ -22,6 +22,7 @@ function route() {
 	say($("open-wrong"), wrong);
 	const opened = kind && !wrong ? kind : "welcome";
 	for (const id of ["welcome", "channel", "feed"]) $(id).hidden = id !== opened;
+	say($("tabs").children[1], { welcome: "Start", channel: "Messages", feed: "State" }[opened]);
 	document.title = opened === "welcome" ? "Threadcast" : `${visible(name)} \u2013 Threadcast`;
 	if (opened === "welcome") {
 		showPanel("lists");
@@ -115,7 +116,7 @@ document.onkeydown = (event) => {
 		if (view) showPanel("stream");
 		$(view instanceof ChannelView ? "content" : "find").focus();
 	} else if (event.key === "Escape" && view instanceof ChannelView && !log.following) {
-		log.toNewest(true);
+		log.toNewest();
 	}
 };
 
