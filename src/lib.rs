@@ -122,6 +122,7 @@
 //! | what an event stream's client may send | 64 KiB, dropped as it comes; then it is cut off |
 //! | events waiting for a handler | 1,024, sharing their bytes with the broadcast; further ones are counted and told as missed |
 //! | a page of history | [`Limits::max_page_bytes`] |
+//! | the console in a browser | 500 rows, as many messages or 4 million characters that have none yet, 500 entries of each list and object of a state |
 //! | channels in the manager | the connections: a channel without any is forgotten, and so is a feed without state |
 //! | `sub`: a frame, lines that are not written yet | 16 MiB; 64 KiB and one line |
 //! | `pub`: a line, messages waiting for their ack | 16 MiB; 64 and 256 KiB, or one that is longer |

@@ -236,22 +236,23 @@ fn after_a_restart_a_page_has_everything_once_and_in_order() {
     };
     absence.restart(&database, &[]);
     let mut http = absence.program.http();
-    for number in 0..300 {
+    // More than a page that begins anew would show.
+    for number in 0..390 {
         http.publish(if number % 3 == 0 { "other" } else { "lab" }, "meanwhile");
     }
     absence.let_in();
     http.publish("lab", "after");
     let page = &mut absence.page;
-    page.wait("document.querySelectorAll('#log .row').length === 211");
-    let missed = (11..=310).filter(|id| (id - 11) % 3 != 0);
-    let all: Vec<u64> = (1..=10).chain(missed).chain([311]).collect();
+    page.wait("document.querySelectorAll('#log .row').length === 271");
+    let missed = (11..=400).filter(|id| (id - 11) % 3 != 0);
+    let all: Vec<u64> = (1..=10).chain(missed).chain([401]).collect();
     assert_eq!(ids(page), all);
     let marks = page.eval(MARKS);
     let mark = marks[0].as_str().expect("a mark");
-    assert!(mark.starts_with("200 messages caught up"), "{marks}");
+    assert!(mark.starts_with("260 messages caught up"), "{marks}");
     assert_eq!(marks.as_array().map(Vec::len), Some(1));
     let at = "Array.from(document.getElementById('log').children).findIndex((it) => it.matches('.between'))";
-    assert_eq!(page.eval(at), 210);
+    assert_eq!(page.eval(at), 270);
 }
 
 #[test]

@@ -61,7 +61,7 @@ class ChannelView {
 			return;
 		}
 		throughput.add();
-		if (this.messages !== null) this.messages += 1;
+		if (this.messages !== null && message.id > this.countedTo) this.messages += 1;
 		this.stale = true;
 	}
 
@@ -126,10 +126,11 @@ class ChannelView {
 		return true;
 	}
 
-	/** What the list of channels says of this one; messages seen since count until the next. */
+	/** What the list of channels says of this one. Later messages are counted as they come. */
 	facts(details) {
 		this.subscribers = details?.subscribers ?? 0;
-		this.messages = details?.messages ?? 0;
+		this.countedTo = details?.last_id ?? 0;
+		this.messages = (details?.messages ?? 0) + log.tail.filter(({ message }) => message?.id > this.countedTo).length;
 		this.show();
 	}
 
@@ -137,6 +138,8 @@ class ChannelView {
 		this.stale = false;
 		// At a high rate a screen reader would never be done.
 		log.list.setAttribute("aria-live", throughput.perSecond > 3 ? "off" : "polite");
+		// «Nothing was missed» has been read by now.
+		if (this.isCaughtUp) showState("live", "Live");
 		if (this.messages === null) return say($("channel-facts"), "");
 		say($("channel-facts"), `${many(this.messages, "message")} \u00b7 ${many(this.subscribers, "subscriber")}`);
 		const item = Array.from($("channels").children).find((child) => child.key === this.name);

@@ -119,7 +119,7 @@ let polling = 0, pollTimer = 0;
 
 async function poll() {
 	clearTimeout(pollTimer);
-	const turn = polling += 1;
+	const turn = polling += 1, start = performance.now();
 	if (!document.hidden && !isTokenWanted()) {
 		try {
 			const [named, states, health] = await Promise.all([call("api/channels"), call("api/state"), call("api/health")]);
@@ -136,5 +136,6 @@ async function poll() {
 			if (!view && !isTokenWanted()) showState("waiting", error instanceof Refused ? `Refused: ${error.message}` : "The server cannot be reached, trying again");
 		}
 	}
-	if (turn === polling) pollTimer = setTimeout(poll, POLL_EVERY);
+	// A server with many channels is not kept busy with telling them.
+	if (turn === polling) pollTimer = setTimeout(poll, Math.max(POLL_EVERY, (performance.now() - start) * 5));
 }
