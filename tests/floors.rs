@@ -76,7 +76,7 @@ fn only_their_rooms_know_the_big_dependencies() {
         ("rusqlite", &["store"]),
         ("tungstenite", &["server::socket", "bench", "client"]),
         ("clap", &["cli", "bench"]),
-        ("rustls", &["stream"]),
+        ("rustls", &["stream", "client"]),
         ("signal_hook", &["cli"]),
         ("sha2", &["access", "server::rest"]),
         ("subtle", &["access"]),

@@ -16,7 +16,8 @@ const MAX_TOKEN_BYTES: u64 = 8 << 10;
 /// Where the server is, and who we are to it.
 #[derive(Debug, Args)]
 pub(super) struct Server {
-    /// The server: http://HOST:PORT or ws://HOST:PORT, with a path if it is behind one
+    /// The server: http://HOST:PORT or ws://HOST:PORT, with a path if it is behind one; https and wss in a
+    /// build with TLS
     #[arg(
         long,
         env = "THREADCAST_URL",
@@ -39,6 +40,10 @@ pub(super) struct Server {
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
 
+    /// File of certificates in PEM by which an https server is known, in place of the system's
+    #[arg(long, env = "THREADCAST_CACERT", value_name = "FILE")]
+    cacert: Option<PathBuf>,
+
     /// Silence of the server after which it is pinged
     #[arg(long, value_name = "DURATION", default_value = "20s", value_parser = duration)]
     ping_interval: Duration,
@@ -58,7 +63,10 @@ impl Server {
                     .map_err(|error| format!("--token-file {}: {error}", path.display()))?,
             ),
         };
-        Remote::new(url, token)
+        if self.cacert.is_some() && !url.tls {
+            return Err("--cacert is for https:// and wss:// only".to_owned());
+        }
+        Remote::new(url, token, self.cacert.clone())
     }
 
     pub(super) fn keep_alive(&self) -> KeepAlive {

@@ -1,16 +1,19 @@
-//! The bytes to and from the server. Whoever brings TLS changes this file only.
+//! The bytes to and from the server, encrypted where that is asked for.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-use super::{Failure, PATIENCE, Url};
+use super::tls::Session;
+use super::{Failure, PATIENCE, Remote};
 
 /// An open connection. It blocks, up to a deadline, until [`Connection::set_nonblocking`].
 #[derive(Debug)]
 pub(super) struct Connection {
     socket: TcpStream,
+    /// With it everything is encrypted.
+    session: Option<Session>,
     /// When the last byte came.
     heard: Instant,
 }
@@ -18,7 +21,11 @@ pub(super) struct Connection {
 impl Connection {
     /// Connects to the first of the host's addresses that answers. Blocks up to [`PATIENCE`],
     /// and as long as the system's resolver does.
-    pub(super) fn open(url: &Url) -> Result<Self, Failure> {
+    ///
+    /// # Errors
+    /// For good when the server's certificate is not one that is known here.
+    pub(super) fn open(remote: &Remote) -> Result<Self, Failure> {
+        let url = remote.url();
         let unknown =
             |error| Failure::passing(format!("cannot find the host {}: {error}", url.host));
         let addresses = (&*url.host, url.port).to_socket_addrs().map_err(unknown)?;
@@ -27,8 +34,12 @@ impl Connection {
         for address in addresses {
             let Some(left) = left(deadline) else { break };
             match TcpStream::connect_timeout(&address, left).and_then(without_delay) {
-                Ok(socket) => {
+                Ok(mut socket) => {
+                    let session = url
+                        .tls
+                        .then(|| Session::begin(&mut socket, remote, deadline));
                     return Ok(Self {
+                        session: session.transpose()?,
                         socket,
                         heard: Instant::now(),
                     });
@@ -71,7 +82,10 @@ impl Connection {
     }
 
     /// Nothing more will be sent.
-    pub(super) fn finish(&self) {
+    pub(super) fn finish(&mut self) {
+        if let Some(session) = &mut self.session {
+            session.finish(&mut self.socket);
+        }
         let _ = self.socket.shutdown(Shutdown::Write);
     }
 }
@@ -79,7 +93,11 @@ impl Connection {
 impl Read for Connection {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
         loop {
-            match self.socket.read(bytes) {
+            let result = match &mut self.session {
+                Some(session) => session.read(&mut self.socket, bytes),
+                None => self.socket.read(bytes),
+            };
+            match result {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 result => {
                     if result.as_ref().is_ok_and(|read| *read > 0) {
@@ -95,7 +113,11 @@ impl Read for Connection {
 impl Write for Connection {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         loop {
-            match self.socket.write(bytes) {
+            let result = match &mut self.session {
+                Some(session) => session.write(&mut self.socket, bytes),
+                None => self.socket.write(bytes),
+            };
+            match result {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 result => return result,
             }
@@ -103,7 +125,10 @@ impl Write for Connection {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.socket.flush()
+        match &mut self.session {
+            Some(session) => session.flush(&mut self.socket),
+            None => self.socket.flush(),
+        }
     }
 }
 
@@ -119,7 +144,7 @@ fn without_delay(socket: TcpStream) -> io::Result<TcpStream> {
 }
 
 /// The time until then, if it is any.
-fn left(deadline: Instant) -> Option<Duration> {
+pub(super) fn left(deadline: Instant) -> Option<Duration> {
     let left = deadline.saturating_duration_since(Instant::now());
     (!left.is_zero()).then_some(left)
 }

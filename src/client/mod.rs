@@ -9,6 +9,11 @@ mod put;
 mod remote;
 mod shown;
 mod socket;
+#[cfg(feature = "tls")]
+mod tls;
+#[cfg(not(feature = "tls"))]
+#[path = "no_tls.rs"]
+mod tls;
 mod url;
 
 use std::time::Duration;

@@ -13,7 +13,7 @@ use super::{Failure, PATIENCE, Remote};
 /// # Errors
 /// Any other answer, with what it says, and no answer.
 pub(crate) fn put(remote: &Remote, path: &str, body: &[u8]) -> Result<Vec<u8>, Failure> {
-    let mut connection = Connection::open(remote.url())?;
+    let mut connection = Connection::open(remote)?;
     let mut request = remote.request("PUT", path);
     request.push_str(&format!(
         "Content-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",

@@ -1,14 +1,22 @@
 //! The server and who we are to it.
 
 use std::fmt;
+#[cfg(feature = "tls")]
+use std::path::Path;
+use std::path::PathBuf;
 
 use super::Url;
 
-/// A server, and the token that it wants.
+/// A server, the token that it wants, and by which certificates it is known.
 #[derive(Debug)]
 pub(crate) struct Remote {
     url: Url,
     token: Option<Token>,
+    #[cfg_attr(
+        not(feature = "tls"),
+        expect(dead_code, reason = "only TLS knows servers by certificates")
+    )]
+    roots: Option<PathBuf>,
 }
 
 /// A secret: it goes into one header, and nowhere else.
@@ -36,9 +44,15 @@ impl fmt::Debug for Token {
 }
 
 impl Remote {
+    /// `roots` is a file of certificates in PEM, in place of the system's.
+    ///
     /// # Errors
     /// When the token cannot be in a header.
-    pub(crate) fn new(url: Url, token: Option<Token>) -> Result<Self, String> {
+    pub(crate) fn new(
+        url: Url,
+        token: Option<Token>,
+        roots: Option<PathBuf>,
+    ) -> Result<Self, String> {
         if let Some(Token(text)) = &token
             && (text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()))
         {
@@ -46,7 +60,13 @@ impl Remote {
                 "the token is empty or has characters other than visible ASCII ones".to_owned(),
             );
         }
-        Ok(Self { url, token })
+        Ok(Self { url, token, roots })
+    }
+
+    /// By which certificates the server is known, if not by the system's.
+    #[cfg(feature = "tls")]
+    pub(super) fn roots(&self) -> Option<&Path> {
+        self.roots.as_deref()
     }
 
     pub(super) fn url(&self) -> &Url {
@@ -77,7 +97,8 @@ mod tests {
     #[test]
     fn a_token_is_in_the_request_and_in_nothing_else() {
         let url = Url::parse("http://h:1/p").expect("a URL");
-        let remote = Remote::new(url.clone(), Some(Token("s3cret".to_owned()))).expect("a token");
+        let remote =
+            Remote::new(url.clone(), Some(Token("s3cret".to_owned())), None).expect("a token");
         assert!(!format!("{remote:?}").contains("s3cret"));
         let head = remote.request("PUT", "/x");
         assert!(
@@ -89,7 +110,7 @@ mod tests {
             "{head}"
         );
         for wrong in ["", "a b", "a\r\nX: y", "ü"] {
-            let error = Remote::new(url.clone(), Some(Token(wrong.to_owned())));
+            let error = Remote::new(url.clone(), Some(Token(wrong.to_owned())), None);
             let error = error.expect_err(wrong);
             assert!(wrong.is_empty() || !error.contains(wrong), "{error}");
         }

@@ -60,7 +60,7 @@ impl Socket {
         path: &str,
         keep_alive: KeepAlive,
     ) -> Result<Self, Failure> {
-        let mut connection = Connection::open(remote.url())?;
+        let mut connection = Connection::open(remote)?;
         let early = shake_hands(&mut connection, remote, path)?;
         connection
             .set_nonblocking()
@@ -154,7 +154,7 @@ impl Socket {
             code,
             reason: Utf8Bytes::default(),
         }));
-        self.inner.get_ref().finish();
+        self.inner.get_mut().finish();
     }
 
     fn write(&mut self, message: Message) -> Result<(), Failure> {

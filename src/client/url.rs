@@ -1,10 +1,12 @@
-//! Where the server is.
+//! Where the server is, and whether it speaks TLS.
 
 use std::fmt::Write;
 
 /// A server's URL, taken apart. `http` and `ws` are the same here: the path decides.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Url {
+    /// `https` or `wss`.
+    pub(crate) tls: bool,
     /// A name or an address; without the brackets of IPv6.
     pub(crate) host: String,
     pub(crate) port: u16,
@@ -13,21 +15,23 @@ pub(crate) struct Url {
 }
 
 impl Url {
-    /// Reads `[http://]HOST[:PORT][/PREFIX]`; `ws://` is taken, too.
+    /// Reads `[http://]HOST[:PORT][/PREFIX]`; `ws://` is taken, too, and in a build with TLS
+    /// `https://` and `wss://`.
     ///
     /// # Errors
     /// Says what is wrong, without repeating what may be a password.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let (scheme, rest) = text.split_once("://").unwrap_or(("http", text));
-        match scheme.to_ascii_lowercase().as_str() {
-            "http" | "ws" => {}
+        let tls = match scheme.to_ascii_lowercase().as_str() {
+            "http" | "ws" => false,
+            "https" | "wss" if cfg!(feature = "tls") => true,
             "https" | "wss" => {
                 return Err(format!(
-                    "{scheme}:// needs TLS, which the client commands of this build do not speak yet"
+                    "{scheme}:// needs TLS, which this build has not: `cargo build --release --features tls` makes one that has"
                 ));
             }
             _ => return Err(expected("the scheme is none of http, https, ws and wss")),
-        }
+        };
         if rest.contains(['?', '#']) {
             return Err(expected("it has a query or a fragment"));
         }
@@ -48,13 +52,14 @@ impl Url {
             return Err(expected("it has no host"));
         }
         let port = match port.strip_prefix(':') {
-            None if port.is_empty() => DEFAULT_PORT,
+            None if port.is_empty() => default_port(tls),
             digits => digits
                 .and_then(|digits| digits.parse().ok())
                 .filter(|port| *port > 0)
                 .ok_or_else(|| expected("its port is no number from 1 to 65535"))?,
         };
         Ok(Self {
+            tls,
             host: host.to_owned(),
             port,
             prefix: path.trim_end_matches('/').to_owned(),
@@ -68,7 +73,7 @@ impl Url {
         } else {
             self.host.clone()
         };
-        if self.port == DEFAULT_PORT {
+        if self.port == default_port(self.tls) {
             host
         } else {
             format!("{host}:{}", self.port)
@@ -76,8 +81,10 @@ impl Url {
     }
 }
 
-/// That of `http` and `ws`.
-const DEFAULT_PORT: u16 = 80;
+/// That of `https` and `wss`, or of `http` and `ws`.
+fn default_port(tls: bool) -> u16 {
+    if tls { 443 } else { 80 }
+}
 
 fn expected(found: &str) -> String {
     format!("{found}; expected something like http://127.0.0.1:8010")
@@ -122,12 +129,28 @@ mod tests {
     }
 
     #[test]
+    fn tls_is_for_builds_that_have_it() {
+        for text in ["https://h/p", "WSS://h/p"] {
+            match Url::parse(text) {
+                Ok(url) => {
+                    assert!(cfg!(feature = "tls") && url.tls);
+                    assert_eq!((url.port, url.authority()), (443, "h".to_owned()));
+                }
+                Err(sentence) => {
+                    assert!(
+                        !cfg!(feature = "tls") && sentence.contains("TLS"),
+                        "{sentence}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
     fn what_is_no_url_of_a_server_is_refused_with_a_reason() {
         for (text, why) in [
             ("", "no host"),
             ("ftp://h", "scheme"),
-            ("https://h", "TLS"),
-            ("wss://h", "TLS"),
             ("http://h:0", "port"),
             ("http://h:70000", "port"),
             ("http://h:", "port"),
