@@ -610,6 +610,39 @@ fn guessing_tokens_takes_longer_and_longer() {
     assert_eq!(limits["limits"]["credentials"]["refused"], 12);
 }
 
+/// Each wait keeps a connection and its thread: a thousand wrong tokens a second from one address
+/// once kept them all.
+#[test]
+fn a_flood_of_wrong_tokens_keeps_few_connections() {
+    let file = Tokens::new();
+    let secret = file.add("ci", &[Subscribe], &["*"], &[]);
+    let server = with_tokens(&file);
+    let limits = || {
+        let target = format!("/api/health?token={secret}");
+        server.http().get(&target).json()["limits"].take()
+    };
+    let mut guesses = Vec::new();
+    for number in 1..=40 {
+        let mut http = server.http();
+        http.send("GET /api/channels?token=tc_wrong HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        eventually("the token is found wrong", || {
+            limits()["credentials"]["refused"] == number
+        });
+        guesses.push(http);
+    }
+    // Ten are answered at once and about ten wait; the others are sent away.
+    let mut last = guesses.pop().expect("the last one");
+    let answer = last.response(false);
+    assert_eq!(answer.status, 429, "{}", answer.text());
+    assert_eq!(answer.header("Retry-After"), Some("10"));
+    // Whoever goes gives its place back at once: all those who had to wait longer than this one.
+    let mut waiting = guesses.swap_remove(12);
+    drop(guesses);
+    assert_eq!(waiting.response(false).status, 401);
+    let used = limits()["connections"]["used"].as_u64();
+    assert!(used <= Some(4), "{used:?}");
+}
+
 #[test]
 fn headers_between_the_rooms_cannot_be_forged() {
     let file = Tokens::new();
@@ -746,14 +779,22 @@ fn without_tokens_administration_is_for_this_machine_only() {
     let proxy = |config: &mut threadcast::Config| {
         config.trusted_proxies = vec!["127.0.0.0/8".parse().expect("a network")];
     };
-    let server = TestServer::start_with(proxy);
-    assert_eq!(server.http().get("/api/connections").status, 200);
-    for client in ["203.0.113.7", "127.0.0.1"] {
-        let headers = [("X-Forwarded-For", client)];
-        let answer = server
-            .http()
-            .request("GET", "/api/connections", &headers, b"");
-        assert_eq!(answer.status, 403, "{}", answer.text());
+    // One whose proxy is believed, and one that was not told of it.
+    for server in [TestServer::start_with(proxy), TestServer::start()] {
+        assert_eq!(server.http().get("/api/connections").status, 200);
+        for header in [
+            ("X-Forwarded-For", "203.0.113.7"),
+            ("X-Forwarded-For", "127.0.0.1"),
+            ("X-Forwarded-For", "unix:"),
+            ("X-Forwarded-For", ""),
+            ("Forwarded", "for=_hidden"),
+            ("Via", "1.1 somebody"),
+        ] {
+            let answer = server
+                .http()
+                .request("GET", "/api/connections", &[header], b"");
+            assert_eq!(answer.status, 403, "{header:?}: {}", answer.text());
+        }
     }
 }
 

@@ -13,6 +13,7 @@ use std::thread;
 use common::tokens::{Tokens, bearer};
 use common::{Program, Ws, eventually};
 use data_encoding::{BASE64, BASE64URL_NOPAD};
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use threadcast::access::Scope::{Publish, Subscribe};
@@ -232,6 +233,9 @@ fn no_secret_is_ever_logged() {
             format!("/nope?token={secret}"),
             format!("/api/messages?channel_id=%zz&token={secret}"),
             format!("/api/messages?token=%zz{secret}"),
+            format!("api/messages?token={secret}"),
+            format!("ws://u:{secret}@localhost/api/ws/lab?token={secret}"),
+            format!("http://u:{secret}@localhost/api/channels"),
         ] {
             program.http().get(&target);
         }
@@ -316,6 +320,29 @@ fn sighup_under_load_ends_the_revoked_and_loses_nothing_of_the_others() {
     let mut after = open(&stays);
     after.send(&json!({"type":"message","author":"a","content":"after"}));
     assert_eq!(after.next_message()["content"], "after");
+}
+
+/// Opening a pipe waits for whoever writes to it: the signals behind it were never heard.
+#[test]
+fn a_pipe_in_place_of_the_tokens_file_holds_nothing_up() {
+    let tokens = Tokens::new();
+    let secret = tokens.add("ci", &[Subscribe], &["*"], &[]);
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let log = dir.path().join("log");
+    let args = ["--tokens", path(&tokens.path)];
+    let mut program = Program::start_logging(&dir.path().join("test.db"), &args, &log);
+    fs::remove_file(&tokens.path).expect("the file");
+    let mode = Mode::from_raw_mode(0o600);
+    mknodat(CWD, &tokens.path, FileType::Fifo, mode, 0).expect("a pipe");
+    program.signal(Signal::HUP);
+    eventually("the log tells that it is no file", || {
+        fs::read_to_string(&log).is_ok_and(|log| log.contains("not a regular file"))
+    });
+    let answer = program.http().get(&format!("/api/channels?token={secret}"));
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    program.signal(Signal::TERM);
+    assert_eq!(program.wait().code(), Some(0));
+    refused(&["--listen", "127.0.0.1:0", "--tokens", path(&tokens.path)]);
 }
 
 #[test]

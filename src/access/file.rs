@@ -1,11 +1,13 @@
 //! The tokens file: a JSON object a line, read whole at the start and at a reload.
 
 use std::collections::HashMap;
-use std::fs::File;
+use std::fs::OpenOptions;
 use std::io::Read;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
+
+use rustix::fs::OFlags;
 
 use super::token::{Hash, Line, Rights, Token, hash};
 
@@ -109,7 +111,13 @@ fn read(path: &Path) -> Result<Vec<(String, Hash, Rights)>, String> {
 fn contents(path: &Path) -> Result<String, String> {
     let shown = path.display();
     let failed = |error: std::io::Error| format!("cannot read the tokens file {shown}: {error}");
-    let mut file = File::open(path).map_err(failed)?;
+    // A pipe that nobody writes to would make the opening wait, and the signals behind it.
+    let at_once = OFlags::NONBLOCK.bits().cast_signed();
+    let mut file = OpenOptions::new()
+        .read(true)
+        .custom_flags(at_once)
+        .open(path)
+        .map_err(failed)?;
     // Of what was opened, not of what has the name by now.
     let metadata = file.metadata().map_err(failed)?;
     if !metadata.is_file() {

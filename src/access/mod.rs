@@ -182,7 +182,7 @@ impl Access {
         let credential = credential::take(head);
         self.origins.check(head)?;
         let forwarded = proxy::forwarded(head, socket, &self.proxies);
-        let peer = Peer::new(socket, forwarded);
+        let peer = Peer::new(socket, forwarded, !proxy::is_between(head));
         let Some(tokens) = &self.tokens else {
             return Ok(peer);
         };
@@ -191,10 +191,26 @@ impl Access {
         };
         match tokens.find(&secret) {
             Some(token) => Ok(peer.with_token(Some(token))),
-            None => Err(Box::new(Refusal {
+            None => Err(self.penance(&peer)),
+        }
+    }
+
+    /// What somebody with a wrong token gets. Waiting keeps a connection: as many as fit the
+    /// longest wait may do so for one address, the others hear at once to come back later.
+    fn penance(&self, peer: &Peer) -> Box<Refusal> {
+        let address = network_of(peer.ip());
+        match self.failures.owe(address, LONGEST_PENANCE) {
+            Some(wait) => Box::new(Refusal {
                 problem: unauthorized("this token is not known here"),
-                wait: self.failures.owe(network_of(peer.ip()), LONGEST_PENANCE),
-            })),
+                wait,
+            }),
+            None => {
+                let seconds = LONGEST_PENANCE.as_secs().to_string();
+                let detail = "too many wrong tokens came from this address";
+                Problem::new(429, detail)
+                    .with_header("Retry-After", seconds)
+                    .into()
+            }
         }
     }
 

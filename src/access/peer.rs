@@ -16,6 +16,8 @@ use crate::protocol::{Channel, Feed, Topic};
 pub struct Peer {
     socket: SocketAddr,
     forwarded: Option<IpAddr>,
+    /// No proxy says that it is in between, believed or not.
+    is_direct: bool,
     standing: Standing,
 }
 
@@ -56,6 +58,7 @@ impl From<SocketAddr> for Peer {
         Self {
             socket,
             forwarded: None,
+            is_direct: true,
             standing: Standing::Open,
         }
     }
@@ -63,9 +66,10 @@ impl From<SocketAddr> for Peer {
 
 impl Peer {
     /// A peer behind a proxy, or not.
-    pub(super) fn new(socket: SocketAddr, forwarded: Option<IpAddr>) -> Self {
+    pub(super) fn new(socket: SocketAddr, forwarded: Option<IpAddr>, is_direct: bool) -> Self {
         Self {
             forwarded,
+            is_direct,
             ..Self::from(socket)
         }
     }
@@ -112,7 +116,7 @@ impl Peer {
             Standing::Known(token) => token.may(scope, on),
             Standing::Nobody => Err(missing()),
             Standing::Open if scope != Scope::Admin => Ok(()),
-            Standing::Open if self.ip().is_loopback() && !self.is_forwarded() => Ok(()),
+            Standing::Open if self.ip().is_loopback() && self.is_direct => Ok(()),
             Standing::Open => Err(Problem::new(
                 403,
                 "without tokens (--tokens) this is for clients of the same machine only",

@@ -94,6 +94,12 @@ pub(super) fn forwarded(head: &Head, socket: SocketAddr, trusted: &[Network]) ->
     client
 }
 
+/// Whether a proxy, trusted or not, says that it is between the client and this server.
+pub(super) fn is_between(head: &Head) -> bool {
+    let says = ["x-forwarded-for", "forwarded", "via", "x-real-ip"];
+    says.iter().any(|name| head.joined(name).is_some())
+}
+
 /// The `for` of one element of `Forwarded`.
 fn forwarded_for(element: &str) -> Option<IpAddr> {
     let value = element.split(';').find_map(|pair| {

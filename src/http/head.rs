@@ -273,7 +273,8 @@ fn target(method: &str, target: &str) -> Result<String, Problem> {
     if !origin_form.starts_with('/') && !asks_about_server {
         return Err(Problem::new(
             400,
-            format!("the request target {target:?} does not start with `/`"),
+            // Not quoted: there may be a token in it.
+            "the request target does not start with `/`",
         ));
     }
     let mut ascii = String::with_capacity(origin_form.len());

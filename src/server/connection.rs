@@ -1,12 +1,10 @@
 //! One accepted connection: requests are read whole, under limits and deadlines; then a
 //! subscriber stays on this thread, everything else goes over the relay.
 
-use std::io::Write;
+use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::connections::Admitted;
 use super::relay::Relay;
@@ -226,21 +224,35 @@ impl Connection<'_> {
     /// Whoever tries many wrong tokens waits for each answer.
     fn refuse_admission(&self, refusal: Refusal) -> Ended {
         let Refusal { problem, wait } = refusal;
-        if problem.status == 401 {
+        if matches!(problem.status, 401 | 429) {
             self.door.usage.refused.credentials.add();
         }
-        if !wait.is_zero() {
-            let timeout = Timespec {
-                tv_sec: i64::try_from(wait.as_secs()).unwrap_or(i64::MAX),
-                tv_nsec: i64::from(wait.subsec_nanos()),
-            };
-            // Ends early when the client goes, or a shutdown cuts it off.
-            let _ = poll(
-                &mut [PollFd::new(&**self.stream, PollFlags::empty())],
-                Some(&timeout),
-            );
+        if !self.stays_for(wait) {
+            return Ended::Gone;
         }
         self.refuse(problem)
+    }
+
+    /// Waits; `false` as soon as the client goes, or a shutdown cuts it off. What it sends
+    /// meanwhile is dropped: its connection ends after the answer.
+    fn stays_for(&self, wait: Duration) -> bool {
+        let deadline = Instant::now() + wait;
+        let mut dropped = [0; 1024];
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return true;
+            }
+            if self.stream.set_read_timeout(Some(left)).is_err() {
+                return false;
+            }
+            match (&**self.stream).read(&mut dropped) {
+                Ok(1..) => {}
+                Ok(0) => return false,
+                Err(error) if is_no_end(&error) => {}
+                Err(_) => return false,
+            }
+        }
     }
 
     fn refuse(&self, problem: Problem) -> Ended {
@@ -259,16 +271,25 @@ impl Connection<'_> {
         }
     }
 
-    fn write(&self, mut bytes: &[u8]) -> std::io::Result<()> {
+    fn write(&self, mut bytes: &[u8]) -> io::Result<()> {
         // Each part of an answer has the write timeout anew: slow is allowed, stuck is not.
         while !bytes.is_empty() {
             match (&**self.stream).write(bytes) {
-                Ok(0) => return Err(std::io::ErrorKind::WriteZero.into()),
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(sent) => bytes = &bytes[sent..],
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
         Ok(())
     }
+}
+
+/// Whether a read failed for now only.
+fn is_no_end(error: &io::Error) -> bool {
+    use io::ErrorKind as Kind;
+    matches!(
+        error.kind(),
+        Kind::WouldBlock | Kind::TimedOut | Kind::Interrupted
+    )
 }
