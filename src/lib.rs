@@ -101,7 +101,7 @@
 //! | connections from one address, and the map that counts them | [`Limits::max_connections_per_address`]; the open connections |
 //! | tokens | the tokens file: 16 MiB |
 //! | buckets of publishers, of addresses with wrong tokens | 16,384 each; who is new beyond that shares one |
-//! | answers to wrong tokens that wait | 10 s each, on the connection's own thread |
+//! | answers that wait because of wrong tokens | about ten for one address, each 10 s at most; a client that goes ends its own |
 //! | subscribers of one channel or feed | [`Limits::max_subscribers`] |
 //! | a request head, a body, a frame | [`Limits::max_head_bytes`], [`Limits::max_body_bytes`] |
 //! | what a subscriber behind has in memory | one page: 64 KiB or one message |
