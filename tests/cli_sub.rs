@@ -475,7 +475,7 @@ fn wrong_usage_is_2_and_says_what_would_be_right() {
         ),
         (&["sub", "lab", "--last", "1001"], "1000"),
         (&["sub", "lab", "--count", "0"], "at least 1"),
-        (&["sub", "lab", "--url", "https://x"], "TLS"),
+        (&["sub", "lab", "--cacert", "x"], "https://"),
         (
             &["sub", "lab", "--url", "http://x/?a"],
             "http://127.0.0.1:8010",

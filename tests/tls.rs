@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use common::cli::{Client, threadcast};
 use common::{DEADLINE, Http, Program, TestServer, Ws, eventually};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustix::net::sockopt::set_socket_recv_buffer_size;
@@ -513,6 +514,7 @@ impl Identity {
             .expect("a certificate");
 
         let dir = tempfile::tempdir().expect("a directory");
+        fs::write(dir.path().join("root.pem"), root.pem()).expect("a file");
         let chain = leaf.pem() + &intermediate.pem();
         fs::write(dir.path().join("cert.pem"), chain).expect("a file");
         let path = dir.path().join("key.pem");
@@ -527,6 +529,12 @@ impl Identity {
     /// The files with the certificate and the key.
     fn tls(&self) -> [PathBuf; 2] {
         ["cert.pem", "key.pem"].map(|name| self.dir.path().join(name))
+    }
+
+    /// The file with the certificate of whoever signed.
+    fn root(&self) -> String {
+        let path = self.dir.path().join("root.pem");
+        path.to_str().expect("text").to_owned()
     }
 
     /// A connection that shakes hands at the first read or write.
@@ -555,6 +563,68 @@ fn client(root: &CertificateDer<'static>) -> Arc<ClientConfig> {
         .with_root_certificates(roots)
         .with_no_client_auth();
     Arc::new(config)
+}
+
+/// The program's own client commands know a server by the certificates that they are given, or
+/// the system has, and by its name.
+#[test]
+fn sub_and_pub_speak_tls_with_servers_that_they_know() {
+    let (server, identity) = start(|_| {});
+    let (root, other) = (identity.root(), Identity::new());
+    let url = format!("https://localhost:{}", server.address.port());
+    let command = |args: &[&str], url: &str, root: Option<&str>| {
+        let mut command = threadcast(args);
+        command.args(["--url", url]);
+        command.args(root.iter().flat_map(|root| ["--cacert", root]));
+        command
+    };
+    let sub = command(
+        &["sub", "lab", "--since", "0", "--count", "3000"],
+        &url,
+        Some(&root),
+    );
+    let (sub, stdout) = Client::spawn(sub);
+    // More than one write takes, so that encrypted bytes wait for the socket.
+    let lines: String = (0..3000)
+        .map(|number| format!("{number} {}\n", "x".repeat(1000)))
+        .collect();
+    let (mut publisher, _) = Client::spawn(command(&["pub", "lab"], &url, Some(&root)));
+    publisher.write(&lines);
+    assert_eq!(publisher.end().0, Some(0));
+    let heard = std::io::read_to_string(stdout).expect("text");
+    let contents = heard.lines().map(|line| {
+        let message: Value = serde_json::from_str(line).expect("JSON");
+        message["content"].as_str().expect("text").to_owned()
+    });
+    assert!(contents.eq(lines.lines()), "all of them, in order");
+    assert_eq!(sub.end().0, Some(0));
+    let put = command(&["pub", "--state", "board", "[1]"], &url, Some(&root)).output();
+    assert!(put.expect("it runs").status.success());
+    assert_eq!(
+        server
+            .server()
+            .last_state(&"board".parse().expect("a feed"))
+            .state(),
+        "[1]"
+    );
+
+    let address = format!("wss://{}", server.address);
+    let (plain, stranger) = (format!("http://{}", server.address), other.root());
+    for (url, root, said) in [
+        (&url, None, "invalid peer certificate"),
+        (&url, Some(&*stranger), "invalid peer certificate"),
+        (&address, Some(&*root), "not valid for name"),
+        (&url, Some("/no/such"), "/no/such"),
+        (&plain, Some(&*root), "--cacert is for https"),
+        (&plain, None, "https://"),
+    ] {
+        let run = command(&["sub", "lab"], url, root)
+            .output()
+            .expect("it runs");
+        assert!([Some(1), Some(2)].contains(&run.status.code()), "{url}");
+        let text = String::from_utf8_lossy(&run.stderr).into_owned();
+        assert!(text.contains(said), "no {said} for {url}: {text}");
+    }
 }
 
 fn start(change: impl FnOnce(&mut Config)) -> (TestServer, Identity) {
