@@ -4,9 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::{Access, Peer, Scope};
+use super::{Access, On, Peer, Scope};
 use crate::http::Problem;
-use crate::protocol::Topic;
 
 /// Longest time between two looks at a clock that may be set.
 const LONGEST: Duration = Duration::from_secs(3600);
@@ -35,14 +34,14 @@ impl Stay {
     ///
     /// # Errors
     /// 401 or 403, with the check that fails now.
-    pub fn check(&mut self, peer: &Peer, topic: &Topic) -> Result<(), Problem> {
+    pub fn check(&mut self, peer: &Peer, on: On<'_>) -> Result<(), Problem> {
         let generation = self.access.generation.load(Ordering::SeqCst);
         let is_over = self.until.is_some_and(|until| until <= Instant::now());
         if generation == self.seen && !is_over {
             return Ok(());
         }
         self.seen = generation;
-        peer.may(Scope::Subscribe, topic.into())?;
+        peer.may(Scope::Subscribe, on)?;
         self.until = until(peer);
         Ok(())
     }

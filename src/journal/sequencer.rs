@@ -79,6 +79,7 @@ impl Sequencer {
                 // If it was committed before that, nobody will offer it.
                 let head = MessageId(self.head.load(Ordering::Acquire));
                 self.manager.fall_behind(head);
+                self.manager.wake_waiting();
             }
             self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
             if stopping {
@@ -154,6 +155,8 @@ impl Sequencer {
                 self.manager
                     .announce(&message.channel, message.frame.chunk());
             }
+            let channels = messages.iter().map(|message| &message.channel);
+            self.manager.wake_waiting_for(channels);
             self.broadcast.send(messages);
         }
         let mut first = 0;

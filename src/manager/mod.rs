@@ -11,6 +11,7 @@ mod live;
 mod newest;
 mod recent;
 mod status;
+mod waiting;
 mod wake;
 mod writer;
 
@@ -26,6 +27,7 @@ use crate::stream::Stream;
 use events::Events;
 use feeds::FeedEntry;
 use recent::{Recent, Window};
+use waiting::Waiting;
 
 pub use client::{Client, End, Offer, OutboxLimits};
 pub use events::{Event, EventKind, Subscription};
@@ -94,6 +96,7 @@ pub(crate) type Clients = Arc<Vec<Arc<Client>>>;
 pub struct ConnectionManager {
     inner: Mutex<Inner>,
     events: Events,
+    waiting: Waiting,
     limits: OutboxLimits,
 }
 
@@ -152,6 +155,7 @@ impl ConnectionManager {
         Self {
             inner: Mutex::new(inner),
             events: Events::default(),
+            waiting: Waiting::default(),
             limits,
         }
     }
@@ -305,8 +309,10 @@ impl ConnectionManager {
         }
     }
 
-    /// Makes every client's own thread look around: something that concerns all has changed.
+    /// Makes every client's own thread look around, and whoever waits: something that concerns
+    /// all has changed.
     pub(crate) fn wake_all(&self) {
+        self.wake_waiting();
         let lists = self.lock().lists();
         for client in lists.iter().flat_map(|clients| clients.iter()) {
             client.wake();

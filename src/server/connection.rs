@@ -11,6 +11,7 @@ use super::relay::Relay;
 use super::socket::Sockets;
 use super::stream::Streams;
 use super::subscriber::wanted;
+use super::waiting::{self, Waited};
 use crate::access::{Access, Peer, Refusal};
 use crate::config::Limits;
 use crate::http::{Framing, Head, Incoming, Problem, Received, Reply, linger};
@@ -114,6 +115,11 @@ impl Connection<'_> {
                 Ok(None) => return Ended::Gone,
                 Err(problem) => return self.refuse(problem),
             };
+            match waiting::wait(self.door, &head, &peer, self.stream, self.admitted) {
+                Ok(Waited::Enough) => {}
+                Ok(Waited::Gone) => return Ended::Gone,
+                Err(problem) => return self.refuse(problem),
+            }
             let keep_alive = head.keep_alive && !self.admitted.is_stopping();
             let answer = self.door.relay.exchange(&head, &body, &peer, keep_alive);
             if self.write(&answer).is_err() {

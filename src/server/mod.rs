@@ -11,6 +11,7 @@ mod rest;
 mod socket;
 mod stream;
 mod subscriber;
+mod waiting;
 
 use std::fmt::Display;
 use std::net::SocketAddr;
@@ -285,6 +286,7 @@ impl Server {
         self.watchers.stop();
         self.listener.stop();
         self.connections.stop();
+        self.manager.wake_waiting();
         // Requests in hand get half of the time, so that farewells have the rest.
         if !self
             .connections

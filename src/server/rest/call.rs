@@ -1,11 +1,26 @@
 //! One request in the request loop, and its one answer.
 
-use serde_json::Value;
 use tiny_http::{Header, Request, Response};
 
 use crate::access::Peer;
 use crate::http::{Problem, Reply, percent_decode, query_pairs};
-use crate::protocol::kind;
+
+/// Types of bodies that have a JSON value in each line: nobody registered one, and three are used.
+pub(super) const JSON_LINES: [&str; 4] = [
+    "application/x-ndjson",
+    "application/ndjson",
+    "application/jsonl",
+    "application/x-jsonlines",
+];
+
+/// What a body is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Media {
+    Json,
+    JsonLines,
+    Other,
+    Untold,
+}
 
 /// A request that wants an answer. Dropped without one, tiny_http answers 500.
 pub(super) struct Call {
@@ -58,6 +73,26 @@ impl Call {
         percent_decode(self.path.rsplit('/').next().unwrap_or_default())
     }
 
+    /// A segment of the path by its number, decoded; the first is 1.
+    pub(super) fn segment(&self, number: usize) -> Result<String, Problem> {
+        percent_decode(self.path.split('/').nth(number).unwrap_or_default())
+    }
+
+    /// What the client says that the body is.
+    pub(super) fn media(&self) -> Media {
+        let Some(found) = self.header("Content-Type") else {
+            return Media::Untold;
+        };
+        let essence = essence(found);
+        if is_json(&essence) {
+            Media::Json
+        } else if JSON_LINES.contains(&&essence[..]) {
+            Media::JsonLines
+        } else {
+            Media::Other
+        }
+    }
+
     /// Bytes of the body.
     pub(super) fn body_length(&self) -> usize {
         self.request.body_length().unwrap_or(0)
@@ -78,33 +113,20 @@ impl Call {
                 return Err(problem.with_header("Accept", "application/json"));
             }
         }
+        self.any_body()
+    }
+
+    /// The body, whatever its type.
+    ///
+    /// # Errors
+    /// 400, which would be a bug: the relay has sent all of it.
+    pub(super) fn any_body(&mut self) -> Result<Vec<u8>, Problem> {
         let mut body = Vec::new();
         self.request
             .as_reader()
             .read_to_end(&mut body)
             .map_err(|error| Problem::new(400, format!("the body cannot be read: {error}")))?;
         Ok(body)
-    }
-
-    /// The body as JSON.
-    ///
-    /// # Errors
-    /// 400 with line and column, 415.
-    fn json(&mut self) -> Result<Value, Problem> {
-        // The error tells line and column.
-        serde_json::from_slice(&self.body(&[])?)
-            .map_err(|error| Problem::new(400, format!("the body is not JSON: {error}")))
-    }
-
-    /// The body as a JSON object.
-    pub(super) fn json_object(&mut self) -> Result<serde_json::Map<String, Value>, Problem> {
-        match self.json()? {
-            Value::Object(object) => Ok(object),
-            other => Err(Problem::new(
-                422,
-                format!("the body must be a JSON object, not {}", kind(&other)),
-            )),
-        }
     }
 
     /// Answers. Never waits for the client: the relay takes the whole answer.

@@ -6,19 +6,13 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde_json::json;
 
+use super::page::Wanted;
 use super::{Api, Call, console};
 use crate::access::{On, Scope};
 use crate::error::Error;
 use crate::http::{Problem, Reply};
-use crate::journal::Committed;
-use crate::protocol::{Channel, Draft, FieldError, Message, MessageId, draft};
-use crate::store::{ChannelTotals, Page};
-
-/// Messages in a page when the client does not say.
-const DEFAULT_LIMIT: usize = 200;
-
-/// Messages in a page at most.
-const MAX_LIMIT: usize = 1000;
+use crate::protocol::{Channel, FieldError, Message, MessageId};
+use crate::store::ChannelTotals;
 
 /// What a client should wait before it tries a store again that failed, in seconds.
 pub(super) const RETRY_AFTER: u32 = 1;
@@ -39,6 +33,7 @@ const INDEX: &str = concat!(
      \n\
      Publish:\n\
      \n\
+     \x20 curl -d hello http://HOST/api/channels/lab/messages?author=me\n\
      \x20 curl -X POST http://HOST/api/messages \\\n\
      \x20   -H 'Content-Type: application/json' \\\n\
      \x20   -d '{\"channel_id\":\"lab\",\"author\":\"me\",\"content\":\"hello\"}'\n\
@@ -51,6 +46,7 @@ const INDEX: &str = concat!(
      Look:\n\
      \n\
      \x20 curl 'http://HOST/api/messages?channel_id=lab&limit=10'\n\
+     \x20 curl 'http://HOST/api/messages?channel_id=lab&since=0&wait=30'\n\
      \x20 curl http://HOST/api/channels\n\
      \x20 curl http://HOST/api/state\n\
      \x20 curl http://HOST/api/summary\n\
@@ -66,44 +62,11 @@ pub(super) fn index(api: &Arc<Api>, call: Call) {
     call.reply(Reply::new(200, "text/plain; charset=utf-8", text).with_header("Vary", "Accept"));
 }
 
-pub(super) fn post_message(api: &Arc<Api>, mut call: Call) {
-    let draft = call
-        .json_object()
-        .and_then(|object| draft(object).map_err(Problem::from))
-        .and_then(|draft| {
-            let on = On::Channel(&draft.channel_id);
-            call.peer().may(Scope::Publish, on).map(|()| draft)
-        });
-    match draft {
-        Ok(draft) => submit(api, call, draft),
-        Err(problem) => call.reply(problem.into()),
-    }
-}
-
-fn submit(api: &Api, call: Call, draft: Draft) {
-    if let Err(problem) = api.check_room(call.peer(), 1) {
-        return call.reply(problem.into());
-    }
-    let answer = move |outcome: Result<&[Committed], &Error>| match outcome {
-        Ok(committed) => call.reply(stored(&committed[0])),
-        Err(error) => call.reply(Problem::from(error).into()),
-    };
-    api.journal.submit(vec![draft], Box::new(answer));
-}
-
-/// The answer's bytes, around the message that was encoded once for everybody.
-fn stored(committed: &Committed) -> Reply {
-    let mut body = br#"{"success":true,"message":"#.to_vec();
-    body.extend_from_slice(committed.frame.message_json());
-    body.extend_from_slice(format!(r#","subscribers":{}}}"#, committed.subscribers).as_bytes());
-    Reply::json(body)
-}
-
 pub(super) fn get_messages(api: &Arc<Api>, call: Call) {
     let page = match call
         .query()
-        .and_then(|query| page(&query, api.limits.max_page_bytes))
-        .and_then(|page| {
+        .and_then(|query| Wanted::read(&query, api.limits.max_page_bytes))
+        .and_then(|Wanted { page, .. }| {
             let on = page.channel.as_ref().map_or(On::Everything, On::Channel);
             call.peer().may(Scope::Subscribe, on).map(|()| page)
         }) {
@@ -216,51 +179,6 @@ fn answer_from_store(
 
 pub(super) fn json_body(value: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(value).expect("strings and numbers always have a JSON form")
-}
-
-/// The page that a query asks for. Names nobody knows are ignored.
-fn page(query: &[(String, String)], max_bytes: usize) -> Result<Page, Problem> {
-    let mut page = Page {
-        channel: None,
-        since: None,
-        before: None,
-        limit: DEFAULT_LIMIT,
-        max_bytes,
-    };
-    for (name, value) in query {
-        match name.as_str() {
-            "channel_id" => {
-                page.channel = Some(value.parse().map_err(|detail| {
-                    Problem::field("channel_id", format!("`channel_id`: {detail}"))
-                })?);
-            }
-            "since" => page.since = Some(number("since", value)?),
-            "before" => page.before = Some(number("before", value)?),
-            "limit" => {
-                let wanted = value
-                    .parse()
-                    .ok()
-                    .filter(|limit| (1..=MAX_LIMIT).contains(limit));
-                page.limit = wanted.ok_or_else(|| {
-                    Problem::field(
-                        "limit",
-                        format!("`limit` must be 1 to {MAX_LIMIT}, not {value:?}"),
-                    )
-                })?;
-            }
-            _ => {}
-        }
-    }
-    Ok(page)
-}
-
-fn number(field: &str, value: &str) -> Result<MessageId, Problem> {
-    value.parse().map(MessageId).map_err(|_| {
-        Problem::field(
-            field,
-            format!("`{field}` must be a message id (0 or more), not {value:?}"),
-        )
-    })
 }
 
 impl From<FieldError> for Problem {

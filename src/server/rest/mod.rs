@@ -11,6 +11,8 @@ mod console;
 mod directory;
 mod handlers;
 mod health;
+mod page;
+mod publishing;
 mod routes;
 mod states;
 
@@ -35,6 +37,7 @@ use crate::usage::Usage;
 use call::Call;
 use console::Console;
 use directory::PrivateDirectory;
+pub(super) use page::awaited;
 pub(super) use routes::route_table;
 pub use routes::{ROUTES, Route};
 

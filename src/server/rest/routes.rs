@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::handlers::json_body;
-use super::{Api, Call, admin, handlers, health, states};
+use super::{Api, Call, admin, handlers, health, publishing, states};
 use crate::access::{On, Peer, Scope};
 use crate::http::Problem;
 use crate::protocol::State;
@@ -70,17 +70,27 @@ pub const ROUTES: &[Route] = &[
         path: "/api/messages",
         name: "post_message",
         summary: "Store a message and broadcast it to its channel",
-        description: "A JSON object with `channel_id`, `author` and `content`, and if you like `lane`, `provider` and `token_count`. 200 means that it is committed.",
+        description: "A JSON object with `channel_id`, `author` and `content`, and if you like `lane`, `provider` and `token_count`. 200 means that it is committed. Of the type application/x-ndjson, application/jsonl or application/x-jsonlines: such an object in each line, all stored or none.",
         tags: &["messages"],
         needs: Needs::Scope(Scope::Publish),
-        handler: handlers::post_message,
+        handler: publishing::post_message,
+    },
+    Route {
+        method: "POST",
+        path: "/api/channels/{channel_id}/messages",
+        name: "post_to_channel",
+        summary: "Store the body as a message of a channel, and broadcast it",
+        description: "The body is the content, UTF-8 of any type but JSON. Query: `author` (default unknown), `lane`, `provider`, `token_count`. JSON is what POST /api/messages takes, without `channel_id`.",
+        tags: &["messages"],
+        needs: Needs::Scope(Scope::Publish),
+        handler: publishing::post_to_channel,
     },
     Route {
         method: "GET",
         path: "/api/messages",
         name: "get_messages",
         summary: "Read the history, of one channel or of all",
-        description: "Ascending ids. Query: `channel_id`, `since`, `before`, `limit` (1 to 1000, default 200); without `since` the newest.",
+        description: "Ascending ids. Query: `channel_id`, `since`, `before`, `limit` (1 to 1000, default 200); without `since` the newest. With `since` and `wait` (up to 60 seconds) the answer waits for the next message if there is none.",
         tags: &["messages"],
         needs: Needs::Scope(Scope::Subscribe),
         handler: handlers::get_messages,

@@ -20,7 +20,7 @@ pub(super) const CACHE_CONTROL: &str = "no-cache";
 
 /// Bodies up to this are read on the `rest` thread; a larger one would hold it up for
 /// milliseconds, so a `query` thread takes it.
-const SMALL_BODY: usize = 4 << 10;
+pub(super) const SMALL_BODY: usize = 4 << 10;
 
 pub(super) fn put_state(api: &Arc<Api>, call: Call) {
     if call.body_length() <= SMALL_BODY {

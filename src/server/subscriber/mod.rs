@@ -145,7 +145,7 @@ impl Subscribers {
 
     /// Ends a client whose token was revoked, has expired or is for other things now.
     pub(super) fn leave_if_not_allowed(&self, client: &Client, stay: &mut Stay) {
-        if let Err(problem) = stay.check(&client.peer, &client.topic) {
+        if let Err(problem) = stay.check(&client.peer, (&client.topic).into()) {
             log::info!(
                 "client {} from {} has to go: {problem}",
                 client.id,
