@@ -42,6 +42,9 @@ pub enum Error {
         /// [`Limits::max_feeds`](crate::Limits::max_feeds).
         limit: usize,
     },
+    /// A request came with the `Idempotency-Key` of another one. Nothing was changed; repeat
+    /// that one as it was, or take a new key.
+    KeyReused,
     /// The store refused a commit or a read: disk full, file locked or damaged. Of a commit
     /// nothing was stored; trying again later is right.
     Store(String),
@@ -84,6 +87,9 @@ impl fmt::Display for Error {
                 f,
                 "{limit} feeds have a state, which is the limit (--max-feeds)"
             ),
+            Self::KeyReused => f.write_str(
+                "this `Idempotency-Key` was used for another request within 24 hours; repeat that as it was, or take a new key",
+            ),
             Self::Store(reason) => write!(f, "the store is unavailable: {reason}"),
         }
     }
@@ -97,6 +103,7 @@ impl std::error::Error for Error {
             Self::Config(_)
             | Self::Database { .. }
             | Self::TooManyFeeds { .. }
+            | Self::KeyReused
             | Self::Store(_) => None,
         }
     }

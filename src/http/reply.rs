@@ -54,7 +54,10 @@ impl Reply {
     /// Lets pages of this origin read it (fetch.spec.whatwg.org, CORS protocol).
     pub fn readable_by(self, origin: &str) -> Self {
         self.with_header("Access-Control-Allow-Origin", origin)
-            .with_header("Access-Control-Expose-Headers", "ETag, Retry-After")
+            .with_header(
+                "Access-Control-Expose-Headers",
+                "ETag, Idempotency-Replayed, Retry-After",
+            )
             .with_header("Vary", "Origin")
     }
 

@@ -5,8 +5,10 @@
 //! order is id order is delivery order; nothing is broadcast or acknowledged that is not
 //! committed.
 
+mod batch;
 mod broadcast;
 mod forgetting;
+mod receipts;
 mod sequencer;
 mod states;
 
@@ -23,7 +25,7 @@ use crate::frame::MessageFrame;
 use crate::history::History;
 use crate::manager::ConnectionManager;
 use crate::protocol::{Channel, Draft, Feed, MessageId, Published, State, WORKFLOW_HISTORY};
-use crate::store::Writer;
+use crate::store::{Claim, Writer};
 use crate::usage::Usage;
 use broadcast::Broadcast;
 use forgetting::Forgetting;
@@ -44,12 +46,16 @@ pub struct Committed {
     pub frame: MessageFrame,
     /// How many subscribers its channel had at the commit.
     pub subscribers: usize,
+    /// It was committed earlier: the request was a repetition (`Idempotency-Key`).
+    pub replayed: bool,
 }
 
 /// Drafts that are committed together or not at all, and who wants to know.
 struct Submission {
     drafts: Vec<Draft>,
     bytes: usize,
+    /// To be done once.
+    claim: Option<Claim>,
     done: Done,
 }
 
@@ -109,6 +115,7 @@ impl Journal {
             manager: Arc::clone(&manager),
             broadcast,
             feeds,
+            held: None,
             max_batch: limits.max_batch.max(1),
             forgetting: Forgetting::new(config.retention.clone()),
             failing: false,
@@ -153,10 +160,17 @@ impl Journal {
 
     /// Queues drafts to be committed together; `done` hears the outcome. Never blocks.
     pub fn submit(&self, drafts: Vec<Draft>, done: Done) {
+        self.submit_once(drafts, None, done);
+    }
+
+    /// [`Self::submit`]; with a claim that was committed before, `done` hears of that again, or
+    /// [`Error::KeyReused`].
+    pub(crate) fn submit_once(&self, drafts: Vec<Draft>, claim: Option<Claim>, done: Done) {
         let bytes = drafts.iter().map(Draft::size).sum();
         let submission = Submission {
             drafts,
             bytes,
+            claim,
             done,
         };
         if let Err(Order::Commit(refused)) = self.send(Order::Commit(submission), bytes) {
@@ -185,14 +199,27 @@ impl Journal {
     /// Queues a state for a feed; `done` hears what it came to. One that is the last state
     /// already is answered on the spot. Never blocks.
     pub fn publish(&self, feed: Feed, state: State, done: StateDone) {
+        self.publish_once(feed, state, None, done);
+    }
+
+    /// [`Self::publish`]; with a claim that was committed before, `done` hears of that again, or
+    /// [`Error::KeyReused`].
+    pub(crate) fn publish_once(
+        &self,
+        feed: Feed,
+        state: State,
+        claim: Option<Claim>,
+        done: StateDone,
+    ) {
         let last = self.manager.last_state(&feed);
         // Whoever publishes the history takes it over, which the journal has to know.
         let is_same = state.is_same(last.state());
-        if is_same && feed.as_str() != WORKFLOW_HISTORY {
+        if is_same && feed.as_str() != WORKFLOW_HISTORY && claim.is_none() {
             return done(Ok(Published {
                 changed: false,
                 rev: last.rev,
                 subscribers: self.manager.feed_subscribers(&feed),
+                replayed: false,
             }));
         }
         let state = state.into_text();
@@ -201,6 +228,7 @@ impl Journal {
             feed,
             state,
             differs_from: (!is_same).then_some(last.rev),
+            claim,
             done,
         };
         if let Err(Order::State(refused)) = self.send(Order::State(order), bytes) {

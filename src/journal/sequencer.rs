@@ -7,14 +7,15 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
+use super::batch::{Batch, Part};
 use super::broadcast::Broadcast;
 use super::forgetting::Forgetting;
-use super::states::{Feeds, StateOrder};
-use super::{Committed, Done, Order, Submission};
+use super::states::Feeds;
+use super::{Committed, Order};
 use crate::error::Error;
 use crate::frame::MessageFrame;
 use crate::manager::ConnectionManager;
-use crate::protocol::{Draft, MessageId, clock};
+use crate::protocol::{MessageId, clock};
 use crate::store::{self, Writer};
 
 /// What the thread works with.
@@ -26,26 +27,16 @@ pub(super) struct Sequencer {
     pub(super) manager: Arc<ConnectionManager>,
     pub(super) broadcast: Broadcast,
     pub(super) feeds: Feeds,
+    /// Begins the next batch: its key is in the one before.
+    pub(super) held: Option<Order>,
     pub(super) max_batch: usize,
     pub(super) forgetting: Forgetting,
     /// The last commit failed; it is logged when that begins and when it ends.
     pub(super) failing: bool,
 }
 
-/// Drafts of several submissions and states, side by side for one transaction.
-#[derive(Default)]
-struct Batch {
-    drafts: Vec<Draft>,
-    parts: Vec<(usize, Done)>,
-    states: Vec<StateOrder>,
-    bytes: usize,
-}
-
 /// Bytes of drafts and states in one transaction, so that a batch of large ones stays short.
 const MAX_BATCH_BYTES: usize = 4 << 20;
-
-/// How often it is looked whether messages are too old.
-const RETENTION_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Sequencer {
     /// Runs until it is told to stop, or nobody can tell it anything any more.
@@ -56,11 +47,17 @@ impl Sequencer {
             let mut stopping = false;
             while let Some(order) = next {
                 match order {
-                    Order::Commit(submission) => batch.add(submission),
-                    Order::State(order) => batch.add_state(order),
                     Order::Stop => {
                         stopping = true;
                         break;
+                    }
+                    order if batch.has_key_of(&order) => {
+                        self.held = Some(order);
+                        break;
+                    }
+                    order => {
+                        batch.bytes += order.bytes();
+                        batch.add(self.answer_again(order));
                     }
                 }
                 let full = batch.drafts.len() + batch.states.len() >= self.max_batch
@@ -91,11 +88,14 @@ impl Sequencer {
     /// Waits for the next order and forgets messages meanwhile, a few at a time; `None` when
     /// nobody can send one any more.
     fn next_order(&mut self) -> Option<Order> {
-        if self.forgetting.is_off() {
-            return self.orders.recv().ok();
+        if let Some(order) = self.held.take() {
+            return Some(order);
         }
         loop {
-            let mut patience = RETENTION_INTERVAL;
+            if self.forgetting.is_off() {
+                return self.orders.recv().ok();
+            }
+            let mut patience = self.forgetting.interval();
             if self.forgetting.is_due() {
                 self.forgetting.step(self.writer.as_mut());
                 if self.forgetting.is_due() {
@@ -116,13 +116,22 @@ impl Sequencer {
         }
         let timestamp = clock::now();
         let mut plan = self.feeds.plan(&batch.states, &timestamp);
-        let outcome = if batch.drafts.is_empty() && plan.is_empty() {
+        // As many as hear of it: whoever comes later is not counted.
+        let subscribers: Vec<usize> = batch
+            .drafts
+            .iter()
+            .map(|draft| self.manager.subscribers(&draft.channel_id))
+            .collect();
+        let mut receipts = batch.receipts(&subscribers);
+        receipts.extend(plan.receipts(&batch.states));
+        let outcome = if batch.drafts.is_empty() && plan.is_empty() && receipts.is_empty() {
             Ok(Vec::new())
         } else {
             let outcome = self.writer.commit(&store::Batch {
                 drafts: &batch.drafts,
                 states: &plan.states(),
                 transitions: plan.transitions(),
+                receipts: &receipts,
                 timestamp: &timestamp,
             });
             self.log_changes(outcome.as_ref().err());
@@ -133,15 +142,16 @@ impl Sequencer {
                 self.head.store(newest.0, Ordering::Release);
                 self.forgetting.note(ids.len(), batch.bytes);
             }
-            let manager = &self.manager;
-            batch
-                .drafts
-                .iter()
-                .zip(ids)
-                .map(|(draft, id)| Committed {
+            if !receipts.is_empty() {
+                self.forgetting.note_receipts();
+            }
+            let drafts = batch.drafts.iter().zip(ids).zip(subscribers);
+            drafts
+                .map(|((draft, id), subscribers)| Committed {
                     channel: draft.channel_id.clone(),
                     frame: MessageFrame::new(&draft.committed(id, &timestamp)),
-                    subscribers: manager.subscribers(&draft.channel_id),
+                    subscribers,
+                    replayed: false,
                 })
                 .collect::<Vec<_>>()
         });
@@ -160,7 +170,7 @@ impl Sequencer {
             self.broadcast.send(messages);
         }
         let mut first = 0;
-        for (count, done) in batch.parts {
+        for Part { count, done, .. } in batch.parts {
             let outcome = committed
                 .as_ref()
                 .map(|messages| &messages[first..first + count]);
@@ -179,18 +189,5 @@ impl Sequencer {
             _ => {}
         }
         self.failing = error.is_some();
-    }
-}
-
-impl Batch {
-    fn add(&mut self, submission: Submission) {
-        self.parts.push((submission.drafts.len(), submission.done));
-        self.bytes += submission.bytes;
-        self.drafts.extend(submission.drafts);
-    }
-
-    fn add_state(&mut self, order: StateOrder) {
-        self.bytes += order.state.len();
-        self.states.push(order);
     }
 }

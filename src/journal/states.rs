@@ -16,7 +16,7 @@ use crate::frame::StateFrame;
 use crate::history::{History, Transition, transitions};
 use crate::manager::ConnectionManager;
 use crate::protocol::{Feed, Published, Rev, State, WORKFLOW_HISTORY, WORKFLOWS};
-use crate::store::StoredState;
+use crate::store::{Claim, Given, Receipt, StoredState};
 use crate::usage::Usage;
 
 /// Called at the commit, on the journal's thread: it must not block.
@@ -29,6 +29,8 @@ pub(super) struct StateOrder {
     pub(super) state: String,
     /// It was found to differ from the state of this revision.
     pub(super) differs_from: Option<Rev>,
+    /// To be done once.
+    pub(super) claim: Option<Claim>,
     pub(super) done: StateDone,
 }
 
@@ -49,6 +51,8 @@ pub(super) struct Plan {
     steps: Vec<Step>,
     /// One for each order.
     outcomes: Vec<Outcome>,
+    /// How many subscribers each order's feed has.
+    subscribers: Vec<usize>,
     transitions: Vec<Transition>,
     history: NextHistory,
     /// The history's state, when somebody takes it over without changing it.
@@ -115,6 +119,8 @@ impl Feeds {
         for order in orders {
             let outcome = self.plan_one(&mut plan, order, timestamp);
             plan.outcomes.push(outcome);
+            let subscribers = self.manager.feed_subscribers(&order.feed);
+            plan.subscribers.push(subscribers);
         }
         plan
     }
@@ -206,11 +212,13 @@ impl Feeds {
 
     /// Tells publishers what became of their orders.
     pub(super) fn answer(&self, plan: Plan, orders: Vec<StateOrder>, failure: Option<&Error>) {
-        for (order, outcome) in orders.into_iter().zip(plan.outcomes) {
+        let outcomes = plan.outcomes.into_iter().zip(plan.subscribers);
+        for (order, (outcome, subscribers)) in orders.into_iter().zip(outcomes) {
             let published = |changed, rev| Published {
                 changed,
                 rev,
-                subscribers: self.manager.feed_subscribers(&order.feed),
+                subscribers,
+                replayed: false,
             };
             let answer = match (outcome, failure) {
                 (Outcome::Refused(error), _) => {
@@ -238,6 +246,26 @@ impl Plan {
             origin,
         });
         rev
+    }
+
+    /// What is to be remembered of orders that are to be done once.
+    pub(super) fn receipts(&self, orders: &[StateOrder]) -> Vec<Receipt> {
+        let outcomes = self.outcomes.iter().zip(&self.subscribers);
+        let receipts = orders.iter().zip(outcomes);
+        receipts
+            .filter_map(|(order, (outcome, subscribers))| {
+                let given = match outcome {
+                    Outcome::Same(rev) => Given::Rev(*rev, false),
+                    Outcome::Changed(rev) => Given::Rev(*rev, true),
+                    Outcome::Refused(_) => return None,
+                };
+                Some(Receipt {
+                    claim: order.claim?,
+                    given,
+                    subscribers: *subscribers,
+                })
+            })
+            .collect()
     }
 
     /// Whether the store has nothing to do.

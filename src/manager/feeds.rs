@@ -126,6 +126,7 @@ impl ConnectionManager {
                     changed: false,
                     rev: last.rev,
                     subscribers: self.feed_subscribers(feed),
+                    replayed: false,
                 };
             }
             let rev = last.rev.next();
@@ -137,6 +138,7 @@ impl ConnectionManager {
                     changed: true,
                     rev,
                     subscribers: replaced.subscribers,
+                    replayed: false,
                 };
             }
         }

@@ -137,6 +137,9 @@ pub struct Published {
     pub rev: Rev,
     /// How many subscribers the feed had.
     pub subscribers: usize,
+    /// It came to that earlier: the request was a repetition (`Idempotency-Key`).
+    #[serde(skip)]
+    pub replayed: bool,
 }
 
 /// How a watched feed's source fares.

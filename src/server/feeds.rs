@@ -55,6 +55,7 @@ fn publish_routes(states: &mut Vec<StoredState>, table: &State, writer: &mut dyn
         drafts: &[],
         states: std::slice::from_ref(&routes),
         transitions: &[],
+        receipts: &[],
         timestamp: "",
     };
     if let Err(error) = writer.commit(&batch) {

@@ -21,12 +21,13 @@ use crate::http::{Head, Problem, Reply};
 
 /// Headers of a request that handlers may see. All others stay at the door, tokens among them,
 /// so what the relay itself says ([`Callers::HEADER`]) cannot be forged.
-const RELAYED: [&str; 7] = [
+const RELAYED: [&str; 8] = [
     "accept",
     "access-control-request-headers",
     "access-control-request-method",
     "content-type",
     "host",
+    "idempotency-key",
     "if-none-match",
     "origin",
 ];

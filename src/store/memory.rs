@@ -3,10 +3,11 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::receipt::most_receipts;
 use super::totals::Totals;
 use super::{
-    Batch, ChannelTotals, Missed, MissedPage, Page, PageBudget, Reader, Rule, Step, StoredState,
-    Summary, Writer,
+    Batch, ChannelTotals, Given, Left, Missed, MissedPage, Page, PageBudget, Reader, Receipt,
+    Remembered, Rule, Step, StoredState, Summary, Writer,
 };
 use crate::error::Result;
 use crate::frame::MessageFrames;
@@ -27,7 +28,13 @@ struct Inner {
     /// Each channel's part of `messages`, so that reading one never walks over the others.
     channels: HashMap<Channel, VecDeque<Arc<Message>>>,
     totals: Totals,
+    receipts: HashMap<[u8; 32], Remembered>,
+    /// Their keys and times as they came. Of a key that came again the later counts.
+    receipts_in_order: VecDeque<([u8; 32], String)>,
 }
+
+/// What a receipt takes, about.
+const RECEIPT_BYTES: u64 = 400;
 
 impl Ring {
     pub(super) fn new(max_bytes: usize) -> Self {
@@ -47,13 +54,20 @@ impl Writer for Ring {
     fn commit(&mut self, batch: &Batch<'_>) -> Result<Vec<MessageId>> {
         let max_bytes = self.max_bytes;
         Ok(self.locked(|ring| {
-            let ids = batch
+            let ids: Vec<MessageId> = batch
                 .drafts
                 .iter()
                 .map(|draft| ring.push(draft, batch.timestamp))
                 .collect();
             while ring.bytes > max_bytes && ring.messages.len() > 1 {
                 ring.forget_oldest();
+            }
+            for receipt in batch.receipts {
+                ring.remember(receipt, &ids, batch.timestamp);
+            }
+            let most = most_receipts(Some(max_bytes as u64), RECEIPT_BYTES);
+            while ring.receipts_in_order.len() as u64 > most {
+                ring.forget_receipt();
             }
             ids
         }))
@@ -68,6 +82,26 @@ impl Writer for Ring {
                 ring.forget_oldest();
             }
             ring.is_oldest_forgotten(rule)
+        }))
+    }
+
+    fn remembered(&mut self, key: &[u8; 32], after: &str) -> Result<Option<Remembered>> {
+        Ok(self.locked(|ring| {
+            let found = ring.receipts.get(key).cloned();
+            found.filter(|found| found.timestamp.as_str() > after)
+        }))
+    }
+
+    fn forget_receipts(&mut self, until: &str, most: usize) -> Result<Left> {
+        Ok(self.locked(|ring| {
+            for _ in 0..most {
+                match ring.receipts_in_order.front() {
+                    None => return Left::Nothing,
+                    Some((_, timestamp)) if timestamp.as_str() > until => return Left::Young,
+                    Some(_) => ring.forget_receipt(),
+                }
+            }
+            Left::Old
         }))
     }
 
@@ -86,6 +120,34 @@ impl Inner {
             .push_back(Arc::clone(&message));
         self.messages.push_back(message);
         self.head
+    }
+
+    fn remember(&mut self, receipt: &Receipt, ids: &[MessageId], timestamp: &str) {
+        let (number, changed) = match receipt.given {
+            Given::Ids(first) => (ids[first].0, false),
+            Given::Rev(rev, changed) => (rev.0, changed),
+        };
+        let remembered = Remembered {
+            fingerprint: receipt.claim.fingerprint,
+            timestamp: timestamp.to_owned(),
+            number,
+            changed,
+            subscribers: receipt.subscribers,
+        };
+        let key = receipt.claim.key;
+        self.receipts.insert(key, remembered);
+        self.receipts_in_order
+            .push_back((key, timestamp.to_owned()));
+    }
+
+    fn forget_receipt(&mut self) {
+        let Some((key, timestamp)) = self.receipts_in_order.pop_front() else {
+            return;
+        };
+        let is_it = |found: &Remembered| found.timestamp == timestamp;
+        if self.receipts.get(&key).is_some_and(is_it) {
+            self.receipts.remove(&key);
+        }
     }
 
     fn is_oldest_forgotten(&self, rule: &Rule) -> bool {
@@ -237,6 +299,7 @@ mod tests {
             drafts: &[draft(channel, content)],
             states: &[],
             transitions: &[],
+            receipts: &[],
             timestamp: "t",
         })
         .expect("memory");

@@ -3,6 +3,7 @@
 //! One [`Writer`], owned by the journal; any number of readers share the [`Reader`].
 
 mod memory;
+mod receipt;
 mod sqlite;
 mod totals;
 
@@ -14,6 +15,7 @@ use crate::frame::MessageFrames;
 use crate::history::Transition;
 use crate::protocol::{Channel, Draft, Feed, Message, MessageId, Rev};
 
+pub use receipt::{Claim, Given, Left, RECEIPTS_KEPT, Receipt, Remembered};
 pub use totals::{ChannelTotals, Summary};
 
 /// The one appender. Blocks on the disk.
@@ -30,6 +32,19 @@ pub trait Writer: Send {
     /// # Errors
     /// Nothing is deleted then.
     fn forget(&mut self, rule: &Rule, step: Step) -> Result<bool>;
+
+    /// What is remembered under the key of a claim, if it is younger than this timestamp.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    fn remembered(&mut self, key: &[u8; 32], after: &str) -> Result<Option<Remembered>>;
+
+    /// Deletes up to so many of the oldest receipts that are not younger than this timestamp.
+    /// Does not wait for other programs.
+    ///
+    /// # Errors
+    /// Nothing is deleted then.
+    fn forget_receipts(&mut self, until: &str, most: usize) -> Result<Left>;
 
     /// Moves everything into the one database file and closes it, its readers too.
     fn close(self: Box<Self>);
@@ -64,6 +79,8 @@ pub struct Batch<'a> {
     pub states: &'a [StoredState],
     /// What happened to workflows, in order.
     pub transitions: &'a [Transition],
+    /// What is to be remembered of it.
+    pub receipts: &'a [Receipt],
     /// When all of it happened.
     pub timestamp: &'a str,
 }
@@ -171,7 +188,7 @@ impl Missed<'_> {
 pub fn open(config: &Config) -> Result<(Box<dyn Writer>, Arc<dyn Reader>)> {
     match &config.database {
         Database::File(path) => {
-            let (writer, reader) = sqlite::open(path, config.sync)?;
+            let (writer, reader) = sqlite::open(path, config.sync, config.retention.max_db_bytes)?;
             Ok((Box::new(writer), reader))
         }
         Database::Memory => {

@@ -6,7 +6,7 @@ use crate::access::Peer;
 use crate::http::{Problem, Reply, percent_decode, query_pairs};
 
 /// Types of bodies that have a JSON value in each line: nobody registered one, and three are used.
-pub(super) const JSON_LINES: [&str; 4] = [
+const JSON_LINES: [&str; 4] = [
     "application/x-ndjson",
     "application/ndjson",
     "application/jsonl",
@@ -51,6 +51,11 @@ impl Call {
     /// The path, still percent-encoded.
     pub(super) fn path(&self) -> &str {
         &self.path
+    }
+
+    /// Path and query as they came.
+    pub(super) fn target(&self) -> &str {
+        self.request.url()
     }
 
     /// Who asks.

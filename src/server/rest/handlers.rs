@@ -189,6 +189,9 @@ impl From<FieldError> for Problem {
 
 impl From<&Error> for Problem {
     fn from(error: &Error) -> Self {
-        Self::unavailable(error.to_string(), RETRY_AFTER)
+        match error {
+            Error::KeyReused => Self::field("Idempotency-Key", error.to_string()),
+            _ => Self::unavailable(error.to_string(), RETRY_AFTER),
+        }
     }
 }

@@ -11,6 +11,7 @@ mod console;
 mod directory;
 mod handlers;
 mod health;
+mod idempotency;
 mod page;
 mod publishing;
 mod routes;

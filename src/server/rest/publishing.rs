@@ -5,15 +5,16 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::call::{JSON_LINES, Media};
+use super::call::Media;
 use super::handlers::json_body;
 use super::states::SMALL_BODY;
-use super::{Api, Call};
+use super::{Api, Call, idempotency};
 use crate::access::{On, Peer, Scope};
 use crate::error::Error;
 use crate::http::{Problem, Reply};
 use crate::journal::Committed;
 use crate::protocol::{Channel, Draft, MessageId, draft, kind};
+use crate::store::Claim;
 
 pub(super) fn post_message(api: &Arc<Api>, call: Call) {
     publish(api, call, None);
@@ -34,8 +35,9 @@ pub(super) fn post_to_channel(api: &Arc<Api>, call: Call) {
 
 /// Publishes what the body has, on this channel if the path names one.
 fn publish(api: &Arc<Api>, call: Call, channel: Option<Channel>) {
-    let is_long = call.media() == Media::JsonLines && call.body_length() > SMALL_BODY;
-    if !is_long {
+    // What takes long: reading many lines, hashing much.
+    let takes_long = call.media() == Media::JsonLines || idempotency::is_claimed(&call);
+    if !takes_long || call.body_length() <= SMALL_BODY {
         return read_and_submit(api, call, channel.as_ref());
     }
     let shared = Arc::clone(api);
@@ -48,16 +50,25 @@ fn read_and_submit(api: &Api, mut call: Call, channel: Option<&Channel>) {
         api.check_room(call.peer(), asked.drafts.len())?;
         Ok(asked)
     });
-    let Asked { drafts, lines } = match asked {
+    let Asked {
+        drafts,
+        lines,
+        claim,
+    } = match asked {
         Ok(asked) => asked,
         Err(problem) => return call.reply(problem.into()),
     };
     let answer = move |outcome: Result<&[Committed], &Error>| match outcome {
-        Ok(committed) if lines.is_some() => call.reply(all_stored(committed)),
-        Ok(committed) => call.reply(stored(&committed[0])),
+        Ok(committed) => {
+            let reply = match lines {
+                Some(_) => all_stored(committed),
+                None => stored(&committed[0]),
+            };
+            call.reply(idempotency::mark(reply, committed[0].replayed));
+        }
         Err(error) => call.reply(Problem::from(error).into()),
     };
-    api.journal.submit(drafts, Box::new(answer));
+    api.journal.submit_once(drafts, claim, Box::new(answer));
 }
 
 /// The messages of a request.
@@ -65,6 +76,8 @@ struct Asked {
     drafts: Vec<Draft>,
     /// Which line each comes from, if the body has lines.
     lines: Option<Vec<usize>>,
+    /// By which key it is to be done once.
+    claim: Option<Claim>,
 }
 
 impl Asked {
@@ -72,6 +85,7 @@ impl Asked {
         Self {
             drafts: vec![draft],
             lines: None,
+            claim: None,
         }
     }
 
@@ -93,23 +107,36 @@ impl Asked {
 
 /// What the body says, by its type.
 fn read(call: &mut Call, channel: Option<&Channel>) -> Result<Asked, Problem> {
-    match (call.media(), channel) {
-        (Media::JsonLines, _) => lines(&call.body(&JSON_LINES)?, channel),
-        (Media::Untold | Media::Other, Some(channel)) => Ok(Asked::one(content(call, channel)?)),
-        // Without a channel anything else is taken for JSON, or refused for its type.
-        _ => {
-            let value = serde_json::from_slice(&call.body(&[])?)
-                // The error tells line and column.
-                .map_err(|error| Problem::new(400, format!("the body is not JSON: {error}")))?;
-            Ok(Asked::one(object(value, "the body", channel)?))
+    let media = call.media();
+    let body = match (media, channel) {
+        (Media::JsonLines, _) | (_, Some(_)) => call.any_body()?,
+        (_, None) => call.body(&[])?,
+    };
+    let claim = idempotency::claim(call, &body)?;
+    let asked = match (media, channel) {
+        (Media::JsonLines, _) => lines(&body, channel)?,
+        (Media::Untold | Media::Other, Some(channel)) => {
+            Asked::one(content(call.query()?, body, channel)?)
         }
-    }
+        // Without a channel no type at all counts as JSON.
+        (_, channel) => {
+            // The error tells line and column.
+            let value = serde_json::from_slice(&body)
+                .map_err(|error| Problem::new(400, format!("the body is not JSON: {error}")))?;
+            Asked::one(object(value, "the body", channel)?)
+        }
+    };
+    Ok(Asked { claim, ..asked })
 }
 
 /// The body as a message's content, beside what the query says.
-fn content(call: &mut Call, channel: &Channel) -> Result<Draft, Problem> {
+fn content(
+    query: Vec<(String, String)>,
+    body: Vec<u8>,
+    channel: &Channel,
+) -> Result<Draft, Problem> {
     let mut object = Map::new();
-    for (name, value) in call.query()? {
+    for (name, value) in query {
         let value = match &name[..] {
             "author" | "lane" | "provider" => Value::from(value),
             "token_count" => {
@@ -123,7 +150,7 @@ fn content(call: &mut Call, channel: &Channel) -> Result<Draft, Problem> {
         };
         object.insert(name, value);
     }
-    let body = String::from_utf8(call.any_body()?).map_err(|error| {
+    let body = String::from_utf8(body).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
         let detail = format!("the body, which is the `content`, is not UTF-8 at its byte {at}");
         Problem::field("content", detail)
@@ -160,6 +187,7 @@ fn lines(body: &[u8], channel: Option<&Channel>) -> Result<Asked, Problem> {
     Ok(Asked {
         drafts,
         lines: Some(numbers),
+        claim: None,
     })
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::handlers::json_body;
-use super::{Api, Call};
+use super::{Api, Call, idempotency};
 use crate::access::{On, Peer, Scope};
 use crate::error::{Error, Result};
 use crate::frame::StateFrame;
@@ -33,9 +33,11 @@ pub(super) fn put_state(api: &Arc<Api>, call: Call) {
 fn publish(api: &Api, mut call: Call) {
     let asked = feed(&call).and_then(|feed| {
         call.peer().may(Scope::State, On::Feed(&feed))?;
-        Ok((feed, state(&mut call)?))
+        let body = body(&mut call)?;
+        let claim = idempotency::claim(&call, &body)?;
+        Ok((feed, state(&body)?, claim))
     });
-    let (feed, state) = match asked {
+    let (feed, state, claim) = match asked {
         Ok(asked) => asked,
         Err(problem) => return call.reply(problem.into()),
     };
@@ -43,16 +45,20 @@ fn publish(api: &Api, mut call: Call) {
         return call.reply(problem.into());
     }
     let answer = move |outcome: Result<Published>| match outcome {
-        Ok(published) => call.reply(Reply::json(json_body(&Answer {
-            success: true,
-            published,
-        }))),
+        Ok(published) => {
+            let reply = Reply::json(json_body(&Answer {
+                success: true,
+                published,
+            }));
+            call.reply(idempotency::mark(reply, published.replayed));
+        }
         Err(error @ Error::TooManyFeeds { .. }) => {
             call.reply(Problem::field("feed", error.to_string()).into());
         }
         Err(error) => call.reply(Problem::from(&error).into()),
     };
-    api.journal.publish(feed, state, Box::new(answer));
+    api.journal
+        .publish_once(feed, state, claim, Box::new(answer));
 }
 
 #[derive(Serialize)]
@@ -119,9 +125,12 @@ fn feed(call: &Call) -> Result<Feed, Problem> {
 
 /// The body. A type that only says «curl -d» is no obstacle: no page can send a PUT to a
 /// stranger without being asked first.
-fn state(call: &mut Call) -> Result<State, Problem> {
-    let body = call.body(&["application/x-www-form-urlencoded"])?;
-    State::parse(&body).map_err(|error| Problem::new(400, format!("the body is not JSON: {error}")))
+fn body(call: &mut Call) -> Result<Vec<u8>, Problem> {
+    call.body(&["application/x-www-form-urlencoded"])
+}
+
+fn state(body: &[u8]) -> Result<State, Problem> {
+    State::parse(body).map_err(|error| Problem::new(400, format!("the body is not JSON: {error}")))
 }
 
 /// The rev, and a hash of the state: in a new database revisions begin again, and what a

@@ -2,6 +2,7 @@
 
 mod pool;
 mod reader;
+mod receipts;
 mod retention;
 mod rows;
 mod schema;
@@ -12,7 +13,8 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OpenFlags, TransactionBehavior, params};
 
-use super::{Batch, Rule, Step, Writer};
+use super::receipt::most_receipts;
+use super::{Batch, Left, Remembered, Rule, Step, Writer};
 use crate::config::Sync;
 use crate::error::{Error, Result};
 use crate::history::Transition;
@@ -60,7 +62,11 @@ const KEPT_TRANSITIONS: i64 = 10_000;
 const MAX_TRANSITIONS: usize = 1000;
 
 /// Opens the file and returns its writer and its readers.
-pub(super) fn open(path: &Path, sync: Sync) -> Result<(SqliteWriter, Arc<SqliteReader>)> {
+pub(super) fn open(
+    path: &Path,
+    sync: Sync,
+    max_bytes: Option<u64>,
+) -> Result<(SqliteWriter, Arc<SqliteReader>)> {
     let refused = |reason: String| Error::Database {
         path: path.to_owned(),
         reason,
@@ -85,6 +91,7 @@ pub(super) fn open(path: &Path, sync: Sync) -> Result<(SqliteWriter, Arc<SqliteR
             connection,
             readers: Arc::clone(&readers),
             warned: false,
+            most_receipts: most_receipts(max_bytes, receipts::BYTES),
         },
         readers,
     ))
@@ -96,6 +103,7 @@ pub(super) struct SqliteWriter {
     readers: Arc<SqliteReader>,
     /// Deleting messages does not make the file small enough, which was logged.
     warned: bool,
+    most_receipts: u64,
 }
 
 impl Writer for SqliteWriter {
@@ -119,6 +127,8 @@ impl Writer for SqliteWriter {
             ])?;
         }
         insert_transitions(&transaction, batch.transitions, batch.timestamp)?;
+        let (timestamp, most) = (batch.timestamp, self.most_receipts);
+        receipts::insert(&transaction, batch.receipts, &ids, timestamp, most)?;
         transaction.commit()?;
         Ok(ids)
     }
@@ -148,6 +158,21 @@ impl Writer for SqliteWriter {
             }
         }
         Ok(forgotten.more)
+    }
+
+    fn remembered(&mut self, key: &[u8; 32], after: &str) -> Result<Option<Remembered>> {
+        Ok(receipts::find(&self.connection, key, after)?)
+    }
+
+    fn forget_receipts(&mut self, until: &str, most: usize) -> Result<Left> {
+        if receipts::look(&self.connection, until)? == Left::Old {
+            // Deleting can wait, and the publishers behind it must not.
+            self.connection.busy_timeout(Duration::ZERO)?;
+            let forgotten = receipts::forget(&self.connection, until, most);
+            self.connection.busy_timeout(BUSY_TIMEOUT)?;
+            forgotten?;
+        }
+        Ok(receipts::look(&self.connection, until)?)
     }
 
     fn close(self: Box<Self>) {

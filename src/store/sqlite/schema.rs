@@ -42,8 +42,8 @@ const TABLE: &str = "CREATE TABLE IF NOT EXISTS messages (
     token_count INTEGER
 )";
 
-/// States of feeds and what happened to workflows, with the columns they must have.
-const OWN_TABLES: [(&str, &[&str], &str); 2] = [
+/// States of feeds, what happened to workflows and remembered answers, with the columns they must have.
+const OWN_TABLES: [(&str, &[&str], &str); 3] = [
     (
         "threadcast_feeds",
         &["feed", "rev", "state", "own"],
@@ -63,6 +63,27 @@ const OWN_TABLES: [(&str, &[&str], &str); 2] = [
     change TEXT NOT NULL,
     timestamp TEXT NOT NULL,
     state TEXT NOT NULL
+)",
+    ),
+    (
+        "threadcast_idempotency",
+        &[
+            "id",
+            "key",
+            "fingerprint",
+            "timestamp",
+            "number",
+            "changed",
+            "subscribers",
+        ],
+        "CREATE TABLE IF NOT EXISTS threadcast_idempotency (
+    id INTEGER PRIMARY KEY,
+    key BLOB UNIQUE NOT NULL,
+    fingerprint BLOB NOT NULL,
+    timestamp TEXT NOT NULL,
+    number INTEGER NOT NULL,
+    changed INTEGER NOT NULL,
+    subscribers INTEGER NOT NULL
 )",
     ),
 ];
