@@ -70,7 +70,11 @@ fn the_routes_feed_describes_routes_that_are_there_and_forgets_none() {
             for member in expected.iter().filter(|member| **member != "tags") {
                 text(member);
             }
-            let path = text("path").replace("{feed}", "lab").replace("{id}", "x");
+            let path = ["{feed}", "{channel_id}", "{id}"]
+                .iter()
+                .fold(text("path").to_owned(), |path, name| {
+                    path.replace(name, "lab")
+                });
             assert!(!path.contains('{'), "{path} has a parameter to fill in");
             let answer = server.http().request(text("method"), &path, &[], b"");
             let detail = answer.text();
@@ -79,6 +83,7 @@ fn the_routes_feed_describes_routes_that_are_there_and_forgets_none() {
         }
         for (method, path) in [
             ("POST", "/api/messages"),
+            ("POST", "/api/channels/{channel_id}/messages"),
             ("GET", "/api/messages"),
             ("GET", "/api/channels"),
             ("GET", "/api/summary"),
