@@ -198,8 +198,8 @@ pub struct Retention {
     /// Default `None`: all.
     pub keep_age: Option<Duration>,
 
-    /// As many as fit so many bytes of the database file beside the states in it, and always
-    /// the newest; space is given back. At least 1 MiB. The write-ahead log beside it (some
+    /// As many as fit so many bytes of the database file beside the states and remembered
+    /// answers in it (an eighth at most), and always the newest; space is given back. At least 1 MiB. The write-ahead log beside it (some
     /// MiB, more while subscribers read) is not counted, and [`Database::Memory`] has
     /// [`Limits::memory_bytes`] instead.
     ///

@@ -12,7 +12,7 @@
 //! | name | how many | what it does |
 //! |---|---|---|
 //! | `listener` | 1 | accepts on the one public port, enforces the connection limits, spawns `conn-N` |
-//! | `conn-N` | 1 per connection | reads whole requests; relays them to `rest`, or becomes the session of a WebSocket or an event stream |
+//! | `conn-N` | 1 per connection | reads whole requests; relays them to `rest`, at once or when there is what a long poll waits for, or becomes the session of a WebSocket or an event stream |
 //! | `rest` | 1 | tiny_http's request loop: routes and handlers; waits neither for a client nor for the disk |
 //! | `query-N` | 2 | read history from the store for `rest` |
 //! | `journal` | 1 | the sequencer: takes all waiting drafts and states, commits them in one transaction, answers their publishers |
@@ -29,6 +29,15 @@
 //! commits it with all others that wait, answers at the commit → `broadcast` offers the
 //! encoded frame to every [`Client`](manager::Client) of the channel → the outbox is drained
 //! into the socket right there. A socket that is full is left to its own thread.
+//!
+//! Many messages in one request are one submission: committed together or not at all, however
+//! small a batch is. A request with an `Idempotency-Key` is looked for by `journal` before, and
+//! remembered in the transaction of what it stands for, by its hash, with the number, time and
+//! count of its answer: whoever repeats it brings the rest of that answer along, and gets it
+//! again byte for byte. Two of one key are never in one batch, so the second finds the first.
+//!
+//! A long poll (`GET /api/messages?since=…&wait=…`) waits on its connection's own thread, before
+//! it is relayed: registered with the [`manager`] first, then looked, then woken at the commit.
 //!
 //! # Who may do what
 //!
@@ -65,7 +74,7 @@
 //! | floor | rooms |
 //! |---|---|
 //! | 5 | `main`, `cli` |
-//! | 4 | [`server`] (wiring, start, shutdown), its listener and connections; `bench` |
+//! | 4 | [`server`] (wiring, start, shutdown), its listener and connections, what waits there; `bench` |
 //! | 3 | `server::rest` (the only room that knows tiny_http), `server::relay`, `server::socket` (WebSockets), `server::stream` (event streams), `watch`; `client` (the commands' side of the wire) |
 //! | 2 | [`journal`] (with the `broadcast` and `feeds` threads), `server::subscriber` (what both kinds of sessions do) |
 //! | 1 | [`manager`], [`store`] |
@@ -107,6 +116,9 @@
 //! | what a subscriber behind has in memory | one page: 64 KiB or one message |
 //! | what was broadcast last, for subscribers that fall behind | [`Limits::recent_bytes`], and 8,192 chunks; once more as events while event streams had them |
 //! | reads for subscribers behind | two at a time, further ones wait for their turn |
+//! | messages in one request | [`Limits::max_body_bytes`]: one transaction, whatever [`Limits::max_batch`] |
+//! | long polls that wait | the connections, each with a wake handle and for 60 s at most; behind a proxy they count for their client's address |
+//! | answers remembered by their `Idempotency-Key` | 24 hours, and the 100,000 newest, about 20 MB; as many as fit an eighth of [`Retention::max_db_bytes`](config::Retention::max_db_bytes) or [`Limits::memory_bytes`], at least 64 |
 //! | messages in the store | [`Retention`](config::Retention); without it the disk |
 //! | a connection's TLS | what arrives: one record (16 KiB), a handshake 64 KiB; what the socket does not take: the records of 64 KiB, with nothing encrypted behind them |
 //! | TLS sessions that may be resumed | 256, the oldest make room |

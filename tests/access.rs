@@ -66,7 +66,19 @@ const DOORS: &[Door] = &[
     door("GET", "/", "", EVERY),
     door("GET", "/api/health", "", EVERY),
     door("POST", "/api/messages", MESSAGE, &["all", "publish"]),
+    door(
+        "POST",
+        "/api/channels/lab/messages",
+        MESSAGE,
+        &["all", "publish"],
+    ),
     door("GET", "/api/messages?channel_id=lab", "", READS_LAB),
+    door(
+        "GET",
+        "/api/messages?channel_id=lab&since=0&wait=1",
+        "",
+        READS_LAB,
+    ),
     door("GET", "/api/messages", "", &["all"]),
     door(
         "GET",

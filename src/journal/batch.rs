@@ -28,7 +28,7 @@ impl Batch {
             Some(Order::Commit(submission)) => {
                 self.parts.push(Part {
                     count: submission.drafts.len(),
-                    claim: submission.claim,
+                    claim: submission.claim.map(|claim| *claim),
                     done: submission.done,
                 });
                 self.drafts.extend(submission.drafts);
@@ -45,7 +45,10 @@ impl Batch {
             return false;
         };
         let parts = self.parts.iter().filter_map(|part| part.claim);
-        let states = self.states.iter().filter_map(|state| state.claim);
+        let states = self
+            .states
+            .iter()
+            .filter_map(|state| state.claim.as_deref().copied());
         parts.chain(states).any(|other| other.key == claim.key)
     }
 

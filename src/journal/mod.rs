@@ -55,7 +55,7 @@ struct Submission {
     drafts: Vec<Draft>,
     bytes: usize,
     /// To be done once.
-    claim: Option<Claim>,
+    claim: Option<Box<Claim>>,
     done: Done,
 }
 
@@ -170,7 +170,7 @@ impl Journal {
         let submission = Submission {
             drafts,
             bytes,
-            claim,
+            claim: claim.map(Box::new),
             done,
         };
         if let Err(Order::Commit(refused)) = self.send(Order::Commit(submission), bytes) {
@@ -228,7 +228,7 @@ impl Journal {
             feed,
             state,
             differs_from: (!is_same).then_some(last.rev),
-            claim,
+            claim: claim.map(Box::new),
             done,
         };
         if let Err(Order::State(refused)) = self.send(Order::State(order), bytes) {

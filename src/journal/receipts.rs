@@ -16,8 +16,8 @@ impl Order {
     /// By which key it is to be done once, if it is.
     pub(super) fn claim(&self) -> Option<Claim> {
         match self {
-            Self::Commit(submission) => submission.claim,
-            Self::State(order) => order.claim,
+            Self::Commit(submission) => submission.claim.as_deref().copied(),
+            Self::State(order) => order.claim.as_deref().copied(),
             Self::Stop => None,
         }
     }

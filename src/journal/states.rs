@@ -30,7 +30,7 @@ pub(super) struct StateOrder {
     /// It was found to differ from the state of this revision.
     pub(super) differs_from: Option<Rev>,
     /// To be done once.
-    pub(super) claim: Option<Claim>,
+    pub(super) claim: Option<Box<Claim>>,
     pub(super) done: StateDone,
 }
 
@@ -260,7 +260,7 @@ impl Plan {
                     Outcome::Refused(_) => return None,
                 };
                 Some(Receipt {
-                    claim: order.claim?,
+                    claim: *order.claim.as_deref()?,
                     given,
                     subscribers: *subscribers,
                 })

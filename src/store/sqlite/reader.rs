@@ -217,7 +217,8 @@ mod tests {
     #[test]
     fn a_page_of_a_channel_is_one_index_seek() {
         let dir = tempfile::tempdir().expect("a directory");
-        let (writer, _) = open(&dir.path().join("plan.db"), Sync::Normal).expect("a database");
+        let (writer, _) =
+            open(&dir.path().join("plan.db"), Sync::Normal, None).expect("a database");
         for (since, before) in [
             (Some(5), None),
             (None, Some(9)),
