@@ -154,6 +154,11 @@ impl Access {
         }
     }
 
+    /// Whether requests need a token, for all but what is for everybody.
+    pub fn has_tokens(&self) -> bool {
+        self.tokens.is_some()
+    }
+
     /// Messages and states a second that one publisher may publish; 0 for any number.
     pub fn publish_rate(&self) -> usize {
         self.publishing.as_ref().map_or(0, Buckets::per_second)

@@ -50,7 +50,8 @@ const INDEX: &str = concat!(
      \x20 curl http://HOST/api/channels\n\
      \x20 curl http://HOST/api/state\n\
      \x20 curl http://HOST/api/summary\n\
-     \x20 curl http://HOST/api/health\n",
+     \x20 curl http://HOST/api/health\n\
+     \x20 curl http://HOST/api/openapi.json\n",
 );
 
 /// The console for browsers, text for everybody else.

@@ -12,6 +12,7 @@ mod directory;
 mod handlers;
 mod health;
 mod idempotency;
+mod openapi;
 mod page;
 mod publishing;
 mod routes;
@@ -38,6 +39,7 @@ use crate::usage::Usage;
 use call::Call;
 use console::Console;
 use directory::PrivateDirectory;
+use openapi::Document;
 pub(super) use page::awaited;
 pub(super) use routes::route_table;
 pub use routes::{ROUTES, Route};
@@ -55,6 +57,7 @@ pub(super) struct Api {
     pub(super) limits: Limits,
     pub(super) started: Instant,
     console: Console,
+    openapi: Document,
     queries: Sender<Box<dyn FnOnce() + Send>>,
 }
 
@@ -117,6 +120,7 @@ impl Rest {
             })?;
         let http = Arc::new(http);
         let (queries, work) = unbounded::<Box<dyn FnOnce() + Send>>();
+        let openapi = Document::new(access.has_tokens());
         let api = Arc::new(Api {
             journal,
             manager,
@@ -126,6 +130,7 @@ impl Rest {
             limits: limits.clone(),
             started: Instant::now(),
             console: Console::new(),
+            openapi,
             queries,
         });
         let mut threads = Vec::new();

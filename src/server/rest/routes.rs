@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::handlers::json_body;
-use super::{Api, Call, admin, handlers, health, publishing, states};
+use super::{Api, Call, admin, handlers, health, openapi, publishing, states};
 use crate::access::{On, Peer, Scope};
 use crate::http::Problem;
 use crate::protocol::State;
@@ -124,6 +124,16 @@ pub const ROUTES: &[Route] = &[
         tags: &["server"],
         needs: Needs::Nothing,
         handler: health::get_health,
+    },
+    Route {
+        method: "GET",
+        path: "/api/openapi.json",
+        name: "get_openapi",
+        summary: "Describe every route, for programs",
+        description: "This server's routes as an OpenAPI 3.1 document. Its ETag changes with it: `If-None-Match` is answered 304.",
+        tags: &["server"],
+        needs: Needs::Nothing,
+        handler: openapi::get_openapi,
     },
     Route {
         method: "GET",
