@@ -163,6 +163,44 @@ fn fields_left_out_are_null_and_fields_unknown_are_ignored() {
     });
 }
 
+/// The story: a program whose language has only doubles sent `336909.0`, which every schema
+/// calls an integer, and was refused.
+#[test]
+fn a_token_count_is_any_number_without_a_fraction_however_it_is_written() {
+    on_both(|server| {
+        let mut http = server.http();
+        let body = |number: &str| {
+            format!(
+                r#"{{"channel_id":"lab","author":"ada","content":"hi","token_count":{number}}}"#
+            )
+        };
+        for (written, count) in [
+            ("3.0", 3),
+            ("3e2", 300),
+            ("-0.0", 0),
+            ("-9223372036854774784.0", i64::MIN + 1024),
+            ("-9223372036854775808", i64::MIN),
+        ] {
+            let body = body(written);
+            let response = http.request("POST", "/api/messages", &[JSON], body.as_bytes());
+            assert_eq!(response.status, 200, "{written}: {}", response.text());
+            assert_eq!(response.json()["message"]["token_count"], count);
+        }
+        for written in [
+            "3.5",
+            "1e-1",
+            "1e300",
+            "9223372036854775808.0",
+            "9223372036854775808",
+            "-9223372036854775809",
+        ] {
+            let body = body(written);
+            let response = http.request("POST", "/api/messages", &[JSON], body.as_bytes());
+            assert_invalid(&response, "token_count", written);
+        }
+    });
+}
+
 #[test]
 fn a_field_missing_or_wrong_is_named_and_nothing_is_stored() {
     let not_strings = [json!(1), json!(true), json!(["a"]), json!({"a": 1})];
@@ -676,7 +714,7 @@ fn a_method_without_a_route_is_405_and_told_what_is_allowed() {
     let server = TestServer::start();
     let mut http = server.http();
     for (path, known) in ROUTES {
-        for method in ["POST", "PUT", "PATCH", "DELETE"] {
+        for method in ["POST", "PUT", "PATCH", "DELETE", "TRACE"] {
             if known.contains(&method) {
                 continue;
             }

@@ -8,13 +8,16 @@ use super::{Framing, Problem, query_pairs};
 /// Most header fields in one head.
 const MAX_HEADERS: usize = 100;
 
-/// Methods that routes may have; anything else is answered 501.
-const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
+/// Methods that are known, of which each path has some: the others are answered 405, what is not
+/// known 501 (RFC 9110, sections 9.1 and 9.3). CONNECT is for proxies and has no path.
+const METHODS: [&str; 8] = [
+    "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE",
+];
 
 /// A request head, well-formed and with its framing decided.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Head {
-    /// One of the methods that routes may have.
+    /// One of the methods that are known.
     pub method: String,
     /// Path and query in ASCII, or `*`.
     pub target: String,

@@ -281,7 +281,7 @@ fn integer(
 ) -> Result<Option<i64>, FieldError> {
     match object.remove(field) {
         None | Some(Value::Null) => Ok(None),
-        Some(value) => value.as_i64().map(Some).ok_or_else(|| FieldError {
+        Some(value) => whole(&value).map(Some).ok_or_else(|| FieldError {
             field,
             detail: format!(
                 "`{field}` must be an integer of 64 bits, not {}",
@@ -289,6 +289,18 @@ fn integer(
             ),
         }),
     }
+}
+
+/// A number without a fraction, however it is written: `3`, `3.0` and `3e0` are the same
+/// (JSON Schema, section 4.2.3), and programs that know doubles only may write any of them.
+fn whole(value: &Value) -> Option<i64> {
+    // Exclusive at both ends: an integer below the least of 64 bits is read as this double, too.
+    const BEYOND: f64 = 9_223_372_036_854_775_808.0;
+    value.as_i64().or_else(|| {
+        let number = value.as_f64().filter(|_| value.is_f64())?;
+        let is_whole = number.fract() == 0.0 && number.abs() < BEYOND;
+        is_whole.then_some(number as i64)
+    })
 }
 
 /// A value's kind in words, for error messages.
