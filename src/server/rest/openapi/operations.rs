@@ -17,8 +17,10 @@ pub(super) struct Operation {
     pub(super) refusals: &'static [u16],
 }
 
+type Describe = fn() -> Operation;
+
 /// Every operation. A route that is new needs its function below, and its line here.
-const OPERATIONS: &[(&str, fn() -> Operation)] = &[
+const OPERATIONS: &[(&str, Describe)] = &[
     ("index", index),
     ("post_message", post_message),
     ("get_messages", get_messages),
