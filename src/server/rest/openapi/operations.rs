@@ -23,6 +23,7 @@ type Describe = fn() -> Operation;
 const OPERATIONS: &[(&str, Describe)] = &[
     ("index", index),
     ("post_message", post_message),
+    ("post_to_channel", post_to_channel),
     ("get_messages", get_messages),
     ("get_channels", get_channels),
     ("get_summary", get_summary),
@@ -68,11 +69,49 @@ fn index() -> Operation {
 }
 
 fn post_message() -> Operation {
+    let lines = json!({
+        "type": "string",
+        "description": "A `MessageInput` in each line. All are stored, or none is.",
+    });
+    let body = json!({
+        "required": true,
+        "description": "The message, or many of them.",
+        "content": {
+            "application/json": {"schema": reference("MessageInput")},
+            "application/x-ndjson": {"schema": lines},
+        },
+    });
     Operation {
-        body: Some(json_body("MessageInput", "The message.")),
-        answers: vec![(200, json_answer("Stored", "It is committed."))],
+        parameters: vec![idempotency_key()],
+        body: Some(body),
+        answers: vec![(200, stored(&["Stored", "StoredLines"]))],
         refusals: &[411, 415, 422],
-        ..Operation::default()
+    }
+}
+
+fn post_to_channel() -> Operation {
+    let text = json!({"type": "string", "description": "The content, as it is. So is every other type of text."});
+    let body = json!({
+        "required": true,
+        "description": "The content, or the message without its channel.",
+        "content": {
+            "text/plain": {"schema": text},
+            "application/json": {"schema": reference("ChannelMessageInput")},
+        },
+    });
+    let text = || json!({"type": "string"});
+    Operation {
+        parameters: vec![
+            in_path("channel_id", reference("ChannelName")),
+            query("author", text(), "Who writes; `unknown` without it."),
+            query("lane", text(), "As in a message."),
+            query("provider", text(), "As in a message."),
+            query("token_count", reference("TokenCount"), "As in a message."),
+            idempotency_key(),
+        ],
+        body: Some(body),
+        answers: vec![(200, stored(&["Stored"]))],
+        refusals: &[404, 411, 415, 422],
     }
 }
 
@@ -88,6 +127,11 @@ fn get_messages() -> Operation {
             query("since", reference("MessageId"), "Ids greater than this."),
             query("before", reference("MessageId"), "Ids less than this."),
             query("limit", limit, "So many messages at most."),
+            query(
+                "wait",
+                json!({"type": "integer", "minimum": 0, "maximum": 60}),
+                "So many seconds at most for the first message after `since`, which must be given.",
+            ),
         ],
         answers: vec![(
             200,
@@ -190,11 +234,14 @@ fn put_state() -> Operation {
         "content": {"application/json": {"schema": {}}},
     });
     Operation {
-        parameters: vec![in_path("feed", reference("FeedName"))],
+        parameters: vec![in_path("feed", reference("FeedName")), idempotency_key()],
         body: Some(body),
         answers: vec![(
             200,
-            json_answer("Published", "It is committed, if it changed."),
+            with_headers(
+                json_answer("Published", "It is committed, if it changed."),
+                &["Idempotency-Replayed"],
+            ),
         )],
         refusals: &[404, 411, 415, 422],
     }
@@ -244,11 +291,6 @@ fn json_answer(schema: &str, description: &str) -> Value {
     json!({"description": description, "content": content})
 }
 
-fn json_body(schema: &str, description: &str) -> Value {
-    let content = json!({"application/json": {"schema": reference(schema)}});
-    json!({"required": true, "description": description, "content": content})
-}
-
 fn not_modified() -> Value {
     let answer = json!({"description": "The client has it."});
     with_headers(answer, &["ETag", "Cache-Control"])
@@ -271,6 +313,23 @@ fn in_path(name: &str, schema: Value) -> Value {
 
 fn query(name: &str, schema: Value, description: &str) -> Value {
     json!({"name": name, "in": "query", "description": description, "schema": schema})
+}
+
+/// What publishers get back: one of these.
+fn stored(schemas: &[&str]) -> Value {
+    let schemas: Vec<Value> = schemas.iter().map(|name| reference(name)).collect();
+    let content = json!({"application/json": {"schema": {"oneOf": schemas}}});
+    let answer = json!({"description": "It is committed.", "content": content});
+    with_headers(answer, &["Idempotency-Replayed"])
+}
+
+fn idempotency_key() -> Value {
+    json!({
+        "name": "Idempotency-Key",
+        "in": "header",
+        "description": "New for each publication: whatever is sent again under it within 24 hours is done once.",
+        "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
+    })
 }
 
 fn since() -> Value {

@@ -152,6 +152,10 @@ const HEADERS: &[(&str, &str)] = &[
     ("Cache-Control", "What may be kept, and for how long."),
     ("Connection", "`Upgrade`."),
     ("ETag", "Changes with the body; for `If-None-Match`."),
+    (
+        "Idempotency-Replayed",
+        "`true`: it was done before, and this is the answer of then.",
+    ),
     ("Retry-After", "Seconds after which trying again is right."),
     ("Sec-WebSocket-Accept", "The answer to the client's key."),
     ("Sec-WebSocket-Version", "`13`."),
@@ -199,13 +203,15 @@ pub(super) fn headers() -> Value {
             "Retry-After" => json!({"type": "integer", "minimum": 0}),
             _ => json!({"type": "string"}),
         };
-        let header = json!({"description": description, "required": true, "schema": schema});
+        let is_always_there = *name != "Idempotency-Replayed";
+        let header =
+            json!({"description": description, "required": is_always_there, "schema": schema});
         ((*name).to_owned(), header)
     };
     Value::Object(HEADERS.iter().map(described).collect())
 }
 
-/// An answer that always has these headers, too.
+/// An answer that has these headers, too.
 pub(super) fn with_headers(mut answer: Value, names: &[&str]) -> Value {
     if !names.is_empty() {
         let reference = |name: &&str| {

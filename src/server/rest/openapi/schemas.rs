@@ -16,6 +16,13 @@ pub(super) fn all() -> Value {
             "message": reference("Message"),
             "subscribers": count("Subscribers of the channel at the commit."),
         })),
+        "StoredLines": object(json!({
+            "success": {"const": true},
+            "messages": count("How many."),
+            "ids": list(reference("MessageId")),
+        })),
+        "ChannelMessageInput": channel_message_input(),
+        "TokenCount": {"type": "integer", "format": "int64", "minimum": i64::MIN, "maximum": i64::MAX},
         "History": object(json!({
             "messages": list(reference("Message")),
             "head": reference("MessageId"),
@@ -106,6 +113,16 @@ fn message_input() -> Value {
         "description": "Unknown fields are ignored.",
         "examples": [{"channel_id": "lab", "author": "ada", "content": "hello"}],
     })
+}
+
+/// A message whose channel the path names.
+fn channel_message_input() -> Value {
+    let mut message = message_input();
+    message["properties"]["channel_id"] =
+        json!({"not": {}, "description": "The path has it; only the same may be here."});
+    message["required"] = json!(["author", "content"]);
+    message["examples"] = json!([{"author": "ada", "content": "hello"}]);
+    message
 }
 
 fn message() -> Value {
