@@ -6,6 +6,8 @@
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+use crate::metrics::Traffic;
+
 /// The numbers beside the limits, as `GET /api/health` shows them.
 #[derive(Debug, Default)]
 pub struct Usage {
@@ -13,6 +15,8 @@ pub struct Usage {
     pub connections: AtomicUsize,
     /// What was refused.
     pub refused: Refused,
+    /// What was done, as `GET /metrics` shows it.
+    pub traffic: Traffic,
 }
 
 /// How often each limit has refused something, by its clear answer.
@@ -44,6 +48,11 @@ impl Count {
     /// One more.
     pub fn add(&self) {
         self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// So many more.
+    pub fn add_many(&self, number: usize) {
+        self.0.fetch_add(number as u64, Ordering::Relaxed);
     }
 
     /// How many there were.

@@ -101,6 +101,7 @@ const DOORS: &[Door] = &[
         &["all", "publish", "subscribe", "state", "admin", "elsewhere"],
     ),
     door("GET", "/api/connections", "", &["all", "admin"]),
+    door("GET", "/metrics", "", &["all", "admin"]),
     Door {
         status: 404,
         ..door("DELETE", "/api/connections/999", "", &["all", "admin"])

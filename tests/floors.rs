@@ -15,6 +15,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("frame", 0),
     ("history", 0),
     ("http", 0),
+    ("metrics", 0),
     ("stream", 0),
     ("usage", 0),
     ("manager", 1),

@@ -221,6 +221,7 @@ pub struct MessageFrames {
     /// One payload at a time, to know its length before its header is written.
     payload: Vec<u8>,
     last: Option<MessageId>,
+    number: usize,
 }
 
 impl MessageFrames {
@@ -234,11 +235,17 @@ impl MessageFrames {
         self.bytes.extend_from_slice(&header[..length]);
         self.bytes.extend_from_slice(&self.payload);
         self.last = Some(message.id);
+        self.number += 1;
     }
 
     /// The id of the last one.
     pub fn last(&self) -> Option<MessageId> {
         self.last
+    }
+
+    /// How many there are.
+    pub fn number(&self) -> usize {
+        self.number
     }
 
     /// All of them, behind another chunk if there is one.

@@ -8,6 +8,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
@@ -15,6 +16,7 @@ use super::Committed;
 use crate::frame::{Chunk, MessageFrame};
 use crate::manager::{Clients, ConnectionManager, Offer};
 use crate::protocol::{Channel, MessageId};
+use crate::usage::Usage;
 
 /// Bytes after which a channel's frames go out as one chunk; more follow in the next.
 const MAX_CHUNK_BYTES: usize = 64 << 10;
@@ -27,6 +29,7 @@ pub(super) struct Broadcast {
     head: MessageId,
     waiting: Arc<Waiting>,
     max_bytes: usize,
+    usage: Arc<Usage>,
 }
 
 /// How many bytes wait for the fan-out.
@@ -47,6 +50,7 @@ impl Broadcast {
         manager: Arc<ConnectionManager>,
         head: MessageId,
         max_bytes: usize,
+        usage: Arc<Usage>,
     ) -> io::Result<(Self, JoinHandle<()>)> {
         let (frames, received) = unbounded();
         let waiting = Arc::new(Waiting::default());
@@ -55,6 +59,7 @@ impl Broadcast {
             manager: Arc::clone(&manager),
             frames: received,
             waiting: Arc::clone(&waiting),
+            usage: Arc::clone(&usage),
         };
         let thread = thread::Builder::new()
             .name("broadcast".to_owned())
@@ -66,6 +71,7 @@ impl Broadcast {
                 head,
                 waiting,
                 max_bytes,
+                usage,
             },
             thread,
         ))
@@ -95,6 +101,7 @@ impl Broadcast {
                 .unwrap_or_else(PoisonError::into_inner);
         }
         *waiting += bytes;
+        self.usage.traffic.show_fanout_bytes(*waiting);
         drop(waiting);
         // The thread ends after its senders.
         let _ = self.frames.send(batch);
@@ -106,6 +113,7 @@ struct FanOut {
     manager: Arc<ConnectionManager>,
     frames: Receiver<Vec<(Channel, MessageFrame)>>,
     waiting: Arc<Waiting>,
+    usage: Arc<Usage>,
 }
 
 impl FanOut {
@@ -118,11 +126,17 @@ impl FanOut {
                 merged.add(batch);
             }
             // The journal waits for the bytes below: a bug must not keep them.
+            let begin = Instant::now();
             if catch_unwind(AssertUnwindSafe(|| self.offer(&merged))).is_err() {
                 log::error!("a bug in the fan-out: subscribers go on from the store");
                 self.manager.fall_behind(merged.head);
             }
-            *self.waiting.lock() -= merged.bytes;
+            let traffic = &self.usage.traffic;
+            traffic.fan_outs.observe_time(begin.elapsed());
+            let mut waiting = self.waiting.lock();
+            *waiting -= merged.bytes;
+            traffic.show_fanout_bytes(*waiting);
+            drop(waiting);
             self.waiting.fewer.notify_all();
         }
     }
@@ -135,33 +149,41 @@ impl FanOut {
         let lists = self.manager.take_up(newest, merged.head);
         for ((channel, frames), clients) in merged.channels.iter().zip(lists) {
             if !clients.is_empty() {
-                for (chunk, ids) in chunks(frames) {
-                    self.manager.remember(channel, ids, &chunk);
-                    offer_chunk(channel, &clients, &chunk, ids);
+                for part in chunks(frames) {
+                    let (ids, messages) = (part.ids, part.messages);
+                    self.manager.remember(channel, ids, messages, &part.chunk);
+                    self.offer_chunk(channel, &clients, &part);
                 }
             }
         }
     }
-}
 
-fn offer_chunk(channel: &Channel, clients: &Clients, chunk: &Chunk, ids: (MessageId, MessageId)) {
-    let mut taken = 0;
-    for client in clients.iter() {
-        match client.offer_messages(chunk, ids) {
-            Offer::Taken => taken += 1,
-            Offer::Left => {}
-            Offer::Full => log::debug!(
-                "client {} from {} falls behind: its outbox is full",
-                client.id,
-                client.peer
-            ),
+    fn offer_chunk(&self, channel: &Channel, clients: &Clients, part: &Part) {
+        let (mut taken, mut fell_behind) = (0, 0);
+        for client in clients.iter() {
+            match client.offer_messages(&part.chunk, part.ids) {
+                Offer::Taken => taken += 1,
+                Offer::Left => {}
+                Offer::Full => {
+                    fell_behind += 1;
+                    log::debug!(
+                        "client {} from {} falls behind: its outbox is full",
+                        client.id,
+                        client.peer
+                    );
+                }
+            }
         }
+        // Once for all of them: an atomic for each would be felt.
+        let traffic = &self.usage.traffic;
+        traffic.delivered_live.add_many(taken * part.messages);
+        traffic.fell_behind.add_many(fell_behind);
+        log::debug!(
+            "broadcast {} bytes on {:?} to {taken} clients",
+            part.chunk.len(),
+            channel.as_str()
+        );
     }
-    log::debug!(
-        "broadcast {} bytes on {:?} to {taken} clients",
-        chunk.len(),
-        channel.as_str()
-    );
 }
 
 /// The frames of several batches by channel, each channel's in order.
@@ -182,9 +204,16 @@ impl Merged {
     }
 }
 
-/// The frames as few chunks, none much larger than it may be, each with its first and last
-/// message.
-fn chunks(frames: &[MessageFrame]) -> Vec<(Chunk, (MessageId, MessageId))> {
+/// Messages that are offered together.
+struct Part {
+    chunk: Chunk,
+    /// The first one and the last.
+    ids: (MessageId, MessageId),
+    messages: usize,
+}
+
+/// The frames as few chunks, none much larger than it may be.
+fn chunks(frames: &[MessageFrame]) -> Vec<Part> {
     let mut chunks = Vec::new();
     let (mut start, mut bytes) = (0, 0);
     for (at, frame) in frames.iter().enumerate() {
@@ -199,10 +228,14 @@ fn chunks(frames: &[MessageFrame]) -> Vec<(Chunk, (MessageId, MessageId))> {
     chunks
 }
 
-fn merge(frames: &[MessageFrame]) -> Option<(Chunk, (MessageId, MessageId))> {
+fn merge(frames: &[MessageFrame]) -> Option<Part> {
     let ids = (frames.first()?.id, frames.last()?.id);
     let frames: Vec<Chunk> = frames.iter().map(|frame| frame.chunk().clone()).collect();
-    Some((Chunk::concat(&frames), ids))
+    Some(Part {
+        chunk: Chunk::concat(&frames),
+        ids,
+        messages: frames.len(),
+    })
 }
 
 #[cfg(test)]
@@ -230,10 +263,14 @@ mod tests {
         assert!(
             merged
                 .iter()
-                .all(|(chunk, _)| chunk.len() <= MAX_CHUNK_BYTES)
+                .all(|part| part.chunk.len() <= MAX_CHUNK_BYTES)
         );
         assert!(merged.len() < 10);
-        let ids: Vec<_> = merged.iter().map(|(_, ids)| (ids.0.0, ids.1.0)).collect();
+        let ids: Vec<_> = merged
+            .iter()
+            .map(|part| (part.ids.0.0, part.ids.1.0))
+            .collect();
+        assert_eq!(merged.iter().map(|part| part.messages).sum::<usize>(), 100);
         assert_eq!((ids[0].0, ids[ids.len() - 1].1), (1, 100));
         assert!(ids.windows(2).all(|pair| pair[0].1 + 1 == pair[1].0));
         let whole: Vec<u8> = frames
@@ -243,7 +280,7 @@ mod tests {
         assert_eq!(
             merged
                 .iter()
-                .flat_map(|(chunk, _)| chunk.bytes().to_vec())
+                .flat_map(|part| part.chunk.bytes().to_vec())
                 .collect::<Vec<_>>(),
             whole
         );

@@ -75,6 +75,7 @@ pub struct Journal {
     head: Arc<AtomicU64>,
     max_queued_bytes: usize,
     manager: Arc<ConnectionManager>,
+    usage: Arc<Usage>,
     ending: Mutex<Ending>,
 }
 
@@ -102,17 +103,26 @@ impl Journal {
         let limits = &config.limits;
         let (orders, received) = unbounded();
         let queued_bytes = Arc::new(AtomicUsize::new(0));
-        let (broadcast, broadcast_thread) =
-            Broadcast::start(Arc::clone(&manager), head, limits.max_fanout_bytes)?;
+        let (broadcast, broadcast_thread) = Broadcast::start(
+            Arc::clone(&manager),
+            head,
+            limits.max_fanout_bytes,
+            Arc::clone(&usage),
+        )?;
         let head = Arc::new(AtomicU64::new(head.0));
-        let (feeds, feeds_thread) =
-            Feeds::start(Arc::clone(&manager), history, limits.max_feeds, usage)?;
+        let (feeds, feeds_thread) = Feeds::start(
+            Arc::clone(&manager),
+            history,
+            limits.max_feeds,
+            Arc::clone(&usage),
+        )?;
         let mut sequencer = Sequencer {
             orders: received,
             queued_bytes: Arc::clone(&queued_bytes),
             head: Arc::clone(&head),
             writer,
             manager: Arc::clone(&manager),
+            usage: Arc::clone(&usage),
             broadcast,
             feeds,
             held: None,
@@ -134,6 +144,7 @@ impl Journal {
             head,
             max_queued_bytes: limits.max_queued_bytes,
             manager,
+            usage,
             ending: Mutex::new(Ending {
                 journal: Some(journal_thread),
                 fan_outs: vec![broadcast_thread, feeds_thread],
@@ -156,6 +167,11 @@ impl Journal {
     /// included.
     pub fn queued_bytes(&self) -> usize {
         self.queued_bytes.load(Ordering::Relaxed)
+    }
+
+    /// How many publishers' drafts and states wait for the journal to take them.
+    pub fn queued_orders(&self) -> usize {
+        self.orders.len()
     }
 
     /// Queues drafts to be committed together; `done` hears the outcome. Never blocks.
@@ -215,6 +231,7 @@ impl Journal {
         // Whoever publishes the history takes it over, which the journal has to know.
         let is_same = state.is_same(last.state());
         if is_same && feed.as_str() != WORKFLOW_HISTORY && claim.is_none() {
+            self.usage.traffic.states_unchanged.add();
             return done(Ok(Published {
                 changed: false,
                 rev: last.rev,

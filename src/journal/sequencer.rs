@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
@@ -17,6 +17,7 @@ use crate::frame::MessageFrame;
 use crate::manager::ConnectionManager;
 use crate::protocol::{MessageId, clock};
 use crate::store::{self, Writer};
+use crate::usage::Usage;
 
 /// What the thread works with.
 pub(super) struct Sequencer {
@@ -25,6 +26,7 @@ pub(super) struct Sequencer {
     pub(super) head: Arc<AtomicU64>,
     pub(super) writer: Box<dyn Writer>,
     pub(super) manager: Arc<ConnectionManager>,
+    pub(super) usage: Arc<Usage>,
     pub(super) broadcast: Broadcast,
     pub(super) feeds: Feeds,
     /// Begins the next batch: its key is in the one before.
@@ -127,6 +129,7 @@ impl Sequencer {
         let outcome = if batch.drafts.is_empty() && plan.is_empty() && receipts.is_empty() {
             Ok(Vec::new())
         } else {
+            let begin = Instant::now();
             let outcome = self.writer.commit(&store::Batch {
                 drafts: &batch.drafts,
                 states: &plan.states(),
@@ -134,6 +137,7 @@ impl Sequencer {
                 receipts: &receipts,
                 timestamp: &timestamp,
             });
+            self.count(&batch, begin.elapsed(), outcome.is_ok());
             self.log_changes(outcome.as_ref().err());
             outcome
         };
@@ -177,6 +181,18 @@ impl Sequencer {
             // A publisher's code that panics costs the others nothing; the panic is reported.
             let _ = catch_unwind(AssertUnwindSafe(|| done(outcome)));
             first += count;
+        }
+    }
+
+    fn count(&self, batch: &Batch, time: Duration, succeeded: bool) {
+        let traffic = &self.usage.traffic;
+        traffic.commits.observe_time(time);
+        if succeeded {
+            let size = batch.drafts.len() + batch.states.len();
+            traffic.batches.observe(size as u64);
+            traffic.messages.add_many(batch.drafts.len());
+        } else {
+            traffic.commit_errors.add();
         }
     }
 

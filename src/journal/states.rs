@@ -99,10 +99,10 @@ impl Feeds {
         usage: Arc<Usage>,
     ) -> io::Result<(Self, JoinHandle<()>)> {
         let (fan_outs, feeds) = unbounded();
-        let there = Arc::clone(&manager);
+        let (there, counts) = (Arc::clone(&manager), Arc::clone(&usage));
         let thread = thread::Builder::new()
             .name("feeds".to_owned())
-            .spawn(move || offer_states(&there, &feeds))?;
+            .spawn(move || offer_states(&there, &feeds, &counts))?;
         let feeds = Self {
             manager,
             history,
@@ -226,8 +226,14 @@ impl Feeds {
                     Err(error)
                 }
                 (_, Some(error)) => Err(error.as_store()),
-                (Outcome::Same(rev), None) => Ok(published(false, rev)),
-                (Outcome::Changed(rev), None) => Ok(published(true, rev)),
+                (Outcome::Same(rev), None) => {
+                    self.usage.traffic.states_unchanged.add();
+                    Ok(published(false, rev))
+                }
+                (Outcome::Changed(rev), None) => {
+                    self.usage.traffic.states_changed.add();
+                    Ok(published(true, rev))
+                }
             };
             let done = order.done;
             // A publisher's code that panics costs the others nothing; the panic is reported.
@@ -297,12 +303,13 @@ impl Plan {
 }
 
 /// The `feeds` thread.
-fn offer_states(manager: &ConnectionManager, feeds: &Receiver<Feed>) {
+fn offer_states(manager: &ConnectionManager, feeds: &Receiver<Feed>, usage: &Usage) {
     for feed in feeds {
-        if catch_unwind(AssertUnwindSafe(|| manager.fan_out(&feed))).is_err() {
-            log::error!(
+        match catch_unwind(AssertUnwindSafe(|| manager.fan_out(&feed))) {
+            Ok(told) => usage.traffic.states_delivered.add_many(told),
+            Err(_) => log::error!(
                 "a bug in the fan-out of the feed {feed}: its subscribers wait for the next state"
-            );
+            ),
         }
     }
 }

@@ -90,8 +90,16 @@ pub struct Client {
     /// The socket took no more; only the client's own thread may write until it does.
     congested: AtomicBool,
     /// The close frame, or what it is to an event stream; once it is set, nothing more goes into the outbox.
-    last_word: OnceLock<Chunk>,
+    last_word: OnceLock<LastWord>,
     writer: Mutex<Writer>,
+}
+
+/// What nothing follows.
+#[derive(Debug)]
+struct LastWord {
+    chunk: Chunk,
+    /// Why the server closes; `None` when the peer does, or is gone.
+    code: Option<CloseCode>,
 }
 
 /// A chunk in the outbox.
@@ -268,13 +276,16 @@ impl Client {
 
     /// Gives a feed's subscriber the newest states and, when nobody else is writing, writes
     /// them. What it has not taken of the states before is replaced: memory is one state.
-    /// Never blocks; states that it has or had are left out.
-    pub(super) fn offer_states(&self, update: &Update) {
-        if let Some(newest) = &self.newest
-            && newest.replace(update, || !self.is_finishing())
-        {
+    /// Never blocks; states that it has or had are left out. Whether there was anything new.
+    pub(super) fn offer_states(&self, update: &Update) -> bool {
+        let is_news = self
+            .newest
+            .as_ref()
+            .is_some_and(|newest| newest.replace(update, || !self.is_finishing()));
+        if is_news {
             self.drain_if_free();
         }
+        is_news
     }
 
     /// The state that a feed's subscriber starts with; whoever drains it next sends that.
@@ -317,12 +328,18 @@ impl Client {
     /// Ends the client: what is in the outbox goes out, then a close frame, then nothing.
     /// Only the first call has an effect.
     pub fn finish(&self, code: CloseCode, reason: &str) {
-        self.finish_with(Chunk::close(Some(code as u16), reason));
+        self.end_with(&Chunk::close(Some(code as u16), reason), Some(code));
     }
 
-    /// Ends the client with this close frame; an event stream's last word is a comment.
+    /// Ends the client with this answer to its own close frame.
     pub fn finish_with(&self, close: Chunk) {
-        if self.last_word.set(self.kind.form(&close)).is_ok() {
+        self.end_with(&close, None);
+    }
+
+    /// An event stream's last word is a comment.
+    fn end_with(&self, close: &Chunk, code: Option<CloseCode>) {
+        let chunk = self.kind.form(close);
+        if self.last_word.set(LastWord { chunk, code }).is_ok() {
             fence(Ordering::SeqCst);
             self.drain_if_free();
             self.wake.wake();
@@ -332,6 +349,14 @@ impl Client {
     /// Whether the client was told, or is about to be told, that this is the end.
     pub fn is_finishing(&self) -> bool {
         self.last_word.get().is_some()
+    }
+
+    /// The code with which it was, or is about to be, closed: [`CloseCode::Normal`] when its
+    /// own close is answered, `None` when it is gone without one.
+    pub fn close_code(&self) -> Option<CloseCode> {
+        let last_word = self.last_word.get()?;
+        let answers = !last_word.chunk.is_empty();
+        last_word.code.or(answers.then_some(CloseCode::Normal))
     }
 
     /// Whether and why nothing is written any more.
@@ -473,7 +498,10 @@ impl Client {
                 Err(_) => {
                     writer.end = Some(End::Lost);
                     // Whoever offers now need not try: there is nobody to hear it.
-                    let _ = self.last_word.set(Chunk::raw(Vec::new()));
+                    let _ = self.last_word.set(LastWord {
+                        chunk: Chunk::raw(Vec::new()),
+                        code: None,
+                    });
                     self.wake.wake();
                 }
             }
@@ -514,8 +542,9 @@ impl Client {
             && !self.state_waits()
         {
             writer.closing = true;
+            let close = close.chunk.clone();
             self.queued_bytes.fetch_add(close.len(), Ordering::Relaxed);
-            writer.unsent.push_back(close.clone());
+            writer.unsent.push_back(close);
         }
     }
 

@@ -230,23 +230,25 @@ impl ConnectionManager {
         })
     }
 
-    /// Offers a feed's subscribers what is new since the last fan-out.
+    /// Offers a feed's subscribers what is new since the last fan-out, and returns to how many
+    /// that was new.
     ///
     /// Several threads may do this at once: no subscriber is given an older state after a
     /// newer one.
-    pub(crate) fn fan_out(&self, feed: &Feed) {
+    pub(crate) fn fan_out(&self, feed: &Feed) -> usize {
         let (states, clients) = {
             let mut inner = self.lock();
             let Some(entry) = inner.feeds.get_mut(feed) else {
-                return;
+                return 0;
             };
             (mem::take(&mut entry.fresh), Arc::clone(&entry.clients))
         };
         let Some(update) = Update::new(&states) else {
-            return;
+            return 0;
         };
+        let mut told = 0;
         for client in clients.iter() {
-            client.offer_states(&update);
+            told += usize::from(client.offer_states(&update));
         }
         log::debug!(
             "feed {feed} is at {}: {} bytes to {} clients",
@@ -254,6 +256,7 @@ impl ConnectionManager {
             update.all.len(),
             clients.len()
         );
+        told
     }
 
     /// Something arrives here whenever the feed's first subscriber comes. One receiver for

@@ -90,14 +90,20 @@ impl ConnectionManager {
             .collect()
     }
 
-    /// Keeps a chunk of messages `ids.0..=ids.1`, which is offered next, for those that fall
-    /// behind.
-    pub(crate) fn remember(&self, channel: &Channel, ids: (MessageId, MessageId), chunk: &Chunk) {
+    /// Keeps a chunk of so many messages `ids.0..=ids.1`, which is offered next, for those that
+    /// fall behind.
+    pub(crate) fn remember(
+        &self,
+        channel: &Channel,
+        ids: (MessageId, MessageId),
+        messages: usize,
+        chunk: &Chunk,
+    ) {
         let mut inner = self.lock();
         let Inner {
             recent, channels, ..
         } = &mut *inner;
-        recent.remember(channels, channel, ids, chunk);
+        recent.remember(channels, channel, ids, messages, chunk);
     }
 
     /// Where the next message of a client that is behind is.

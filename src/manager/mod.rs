@@ -3,6 +3,7 @@
 //! The manager never does I/O under its lock: the lock is held for edits of the maps and to
 //! take a list of clients, which is shared and copied on write.
 
+mod census;
 mod client;
 mod events;
 mod feeds;
@@ -29,6 +30,7 @@ use feeds::FeedEntry;
 use recent::{Recent, Window};
 use waiting::Waiting;
 
+pub use census::{Census, Group};
 pub use client::{Client, End, Offer, OutboxLimits};
 pub use events::{Event, EventKind, Subscription};
 pub use feeds::FeedStatus;

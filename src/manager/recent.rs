@@ -32,14 +32,15 @@ struct Offered {
     after: MessageId,
     first: MessageId,
     last: MessageId,
+    messages: usize,
     chunk: Chunk,
 }
 
 /// Where the next message after a cursor is.
 #[derive(Debug)]
 pub(crate) enum Upcoming {
-    /// In this chunk, which ends with this message.
-    Chunk(Chunk, MessageId),
+    /// In this chunk, which ends with this message and has so many.
+    Chunk(Chunk, MessageId, usize),
     /// In the store, if there is one; what comes after this message may be in a chunk again.
     Store(MessageId),
 }
@@ -52,12 +53,13 @@ impl Recent {
         }
     }
 
-    /// Keeps a chunk of messages `first..=last` that is about to be offered.
+    /// Keeps a chunk of so many messages `first..=last` that is about to be offered.
     pub(super) fn remember(
         &mut self,
         channels: &mut HashMap<Channel, ChannelEntry>,
         channel: &Channel,
         (first, last): (MessageId, MessageId),
+        messages: usize,
         chunk: &Chunk,
     ) {
         let Some(entry) = channels.get_mut(channel) else {
@@ -68,6 +70,7 @@ impl Recent {
             after: chunks.back().map_or(first.previous(), |before| before.last),
             first,
             last,
+            messages,
             chunk: chunk.clone(),
         });
         self.bytes += chunk.len();
@@ -80,6 +83,11 @@ impl Recent {
                 self.bytes -= entry.window.forget(last);
             }
         }
+    }
+
+    /// Bytes that are kept now.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// A channel goes, or its window begins anew.
@@ -108,7 +116,7 @@ impl Window {
         let at = self.chunks.partition_point(|it| it.last <= cursor);
         match self.chunks.get(at) {
             Some(it) if it.after <= cursor && cursor < it.first => {
-                Upcoming::Chunk(it.chunk.clone(), it.last)
+                Upcoming::Chunk(it.chunk.clone(), it.last, it.messages)
             }
             // Up to where the chunks begin, so that the next one fits exactly.
             Some(it) if cursor < it.first => Upcoming::Store(it.after),
@@ -145,14 +153,14 @@ mod tests {
             let chunk = Chunk::raw(vec![last as u8; 10]);
             let ids = (MessageId(first), MessageId(last));
             self.recent
-                .remember(&mut self.channels, &channel(name), ids, &chunk);
+                .remember(&mut self.channels, &channel(name), ids, 1, &chunk);
         }
 
         /// The last message of the chunk that comes next, or how far the store has to be read.
         fn upcoming(&self, name: &str, cursor: u64) -> Result<u64, u64> {
             let window = &self.channels[&channel(name)].window;
             match window.upcoming(MessageId(cursor), MessageId(100)) {
-                Upcoming::Chunk(chunk, last) => {
+                Upcoming::Chunk(chunk, last, _) => {
                     assert_eq!(chunk.bytes()[0], last.0 as u8);
                     Ok(last.0)
                 }

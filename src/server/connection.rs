@@ -120,8 +120,11 @@ impl Connection<'_> {
                 Ok(Waited::Gone) => return Ended::Gone,
                 Err(problem) => return self.refuse(problem),
             }
-            let keep_alive = head.keep_alive && !self.admitted.is_stopping();
+            // Whoever drains wants its clients to go elsewhere.
+            let draining = self.admitted.is_stopping() || self.door.usage.traffic.is_draining();
+            let keep_alive = head.keep_alive && !draining;
             let answer = self.door.relay.exchange(&head, &body, &peer, keep_alive);
+            self.door.usage.traffic.answers.add(status(&answer));
             if self.write(&answer).is_err() {
                 return Ended::Gone;
             }
@@ -222,6 +225,10 @@ impl Connection<'_> {
                     _ => Ended::Gone,
                 };
                 streams.serve(head, topic, peer, self.stream)?;
+                if let Ended::Unread = ended {
+                    // Nobody has subscribed.
+                    self.door.usage.traffic.answers.add(Some(200));
+                }
                 Ok(ended)
             }
         }
@@ -265,6 +272,7 @@ impl Connection<'_> {
         if problem.status == 413 {
             self.door.usage.refused.message_bytes.add();
         }
+        self.door.usage.traffic.answers.add(Some(problem.status));
         log::debug!("refused {}: {problem}", self.peer);
         let mut reply = Reply::from(problem);
         if let Some(origin) = &self.origin {
@@ -298,4 +306,10 @@ fn is_no_end(error: &io::Error) -> bool {
         error.kind(),
         Kind::WouldBlock | Kind::TimedOut | Kind::Interrupted
     )
+}
+
+/// The status of a response.
+fn status(answer: &[u8]) -> Option<u16> {
+    let status = answer.strip_prefix(b"HTTP/1.1 ")?.get(..3)?;
+    str::from_utf8(status).ok()?.parse().ok()
 }

@@ -87,6 +87,7 @@ impl Connections {
             busy: AtomicBool::new(false),
         });
         inner.http.insert(id, Arc::clone(&ticket));
+        self.show_http(&inner);
         Ok(Admitted {
             connections: Arc::clone(self),
             id,
@@ -182,6 +183,11 @@ impl Connections {
         true
     }
 
+    fn show_http(&self, inner: &Inner) {
+        let http = &self.usage.traffic.http_connections;
+        http.store(inner.http.len(), Ordering::Relaxed);
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -251,7 +257,10 @@ impl Admitted {
 
     /// It speaks another protocol from now on, whose own shutdown ends it.
     pub(super) fn leave_http(&self) {
-        self.connections.lock().http.remove(&self.id);
+        let mut inner = self.connections.lock();
+        inner.http.remove(&self.id);
+        self.connections.show_http(&inner);
+        drop(inner);
         self.connections.fewer.notify_all();
     }
 }
@@ -260,6 +269,7 @@ impl Drop for Admitted {
     fn drop(&mut self) {
         let mut inner = self.connections.lock();
         inner.http.remove(&self.id);
+        self.connections.show_http(&inner);
         inner.open -= 1;
         let open = &self.connections.usage.connections;
         open.store(inner.open, Ordering::Relaxed);

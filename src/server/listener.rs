@@ -163,7 +163,11 @@ impl Accepting {
     fn refuse(&mut self, stream: &Arc<Stream>, problem: Problem) {
         let answer = match self.door.tls {
             Some(_) => REFUSAL.to_vec(),
-            None => Reply::from(problem).into_last_bytes(),
+            None => {
+                let answers = &self.door.usage.traffic.answers;
+                answers.add(Some(problem.status));
+                Reply::from(problem).into_last_bytes()
+            }
         };
         let mut socket = &**stream;
         let written = socket

@@ -177,8 +177,14 @@ impl Server {
             });
             Listener::start(socket, door, Arc::clone(&connections))
         };
-        let relay = Relay::new(rest.socket(), limits.max_rest_requests, callers);
-        let watch = |listener: Listener| match Watchers::start(&config, &manager, &journal) {
+        let relay = Relay::new(
+            rest.socket(),
+            limits.max_rest_requests,
+            callers,
+            Arc::clone(&usage),
+        );
+        let watch = |listener: Listener| match Watchers::start(&config, &manager, &journal, &usage)
+        {
             Ok(watchers) => Ok((listener, watchers)),
             Err(error) => {
                 listener.stop();

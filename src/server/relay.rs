@@ -9,6 +9,7 @@
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use crate::access::{Callers, Peer};
 use crate::config::Limits;
 use crate::error::{Error, Result};
 use crate::http::{Head, Problem, Reply};
+use crate::usage::Usage;
 
 /// Headers of a request that handlers may see. All others stay at the door, tokens among them,
 /// so what the relay itself says ([`Callers::HEADER`]) cannot be forged.
@@ -53,6 +55,7 @@ pub(super) struct Relay {
     /// Held while a connection is made: one at a time, see [`connect`].
     socket: Mutex<PathBuf>,
     callers: Arc<Callers>,
+    usage: Arc<Usage>,
     shared: Pool,
     reading: Pool,
 }
@@ -72,11 +75,14 @@ struct Line {
 /// A connection that goes back when this is dropped; without it, its place does.
 struct Lease<'a> {
     pool: &'a Pool,
+    usage: &'a Usage,
     line: Line,
 }
 
 impl Drop for Lease<'_> {
     fn drop(&mut self) {
+        let in_use = &self.usage.traffic.rest_requests;
+        in_use.fetch_sub(1, Ordering::Relaxed);
         // There is room: this came from there.
         let _ = self.pool.give_back.send(Line {
             number: self.line.number,
@@ -91,7 +97,12 @@ impl Relay {
     ///
     /// # Errors
     /// When the process has no descriptor left.
-    pub(super) fn new(socket: PathBuf, connections: usize, callers: Arc<Callers>) -> Result<Self> {
+    pub(super) fn new(
+        socket: PathBuf,
+        connections: usize,
+        callers: Arc<Callers>,
+        usage: Arc<Usage>,
+    ) -> Result<Self> {
         let mut numbers = 0..;
         let mut pool = |size| -> Result<Pool> {
             let (give_back, free) = bounded(size);
@@ -113,6 +124,7 @@ impl Relay {
         Ok(Self {
             socket: Mutex::new(socket),
             callers,
+            usage,
             shared,
             reading,
         })
@@ -179,9 +191,13 @@ impl Relay {
         } else {
             (self.shared.free.recv(), &self.shared)
         };
+        let line = line.expect(OPEN);
+        let in_use = &self.usage.traffic.rest_requests;
+        in_use.fetch_add(1, Ordering::Relaxed);
         Lease {
             pool,
-            line: line.expect(OPEN),
+            usage: &self.usage,
+            line,
         }
     }
 }

@@ -126,6 +126,20 @@ pub trait Reader: Send + Sync {
 
     /// Every feed's last state.
     fn states(&self) -> Result<Vec<StoredState>>;
+
+    /// How large its files are; `None` for one in memory.
+    fn file_bytes(&self) -> Option<FileBytes> {
+        None
+    }
+}
+
+/// The size of a store on the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileBytes {
+    /// The database file.
+    pub main: u64,
+    /// The write-ahead log beside it.
+    pub wal: u64,
 }
 
 /// Which part of the history is wanted.

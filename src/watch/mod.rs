@@ -19,6 +19,7 @@ use crate::config::{Config, Source, Watch};
 use crate::journal::Journal;
 use crate::manager::ConnectionManager;
 use crate::protocol::{Feed, State, WatchStatus};
+use crate::usage::Usage;
 use command::Bounds;
 use file::WatchedFile;
 
@@ -46,11 +47,13 @@ impl Watchers {
         config: &Config,
         manager: &Arc<ConnectionManager>,
         journal: &Arc<Journal>,
+        usage: &Arc<Usage>,
     ) -> io::Result<Self> {
         let (stop, stopped) = bounded(0);
         let (alive, running) = bounded(0);
         for watch in &config.watches {
-            let mut watcher = Watcher::new(watch, config, manager, journal, stopped.clone());
+            let stopped = stopped.clone();
+            let mut watcher = Watcher::new(watch, config, manager, journal, usage, stopped);
             let alive = alive.clone();
             thread::Builder::new()
                 .name(format!("watch-{}", watch.feed))
@@ -93,6 +96,7 @@ struct Watcher {
     bounds: Bounds,
     manager: Arc<ConnectionManager>,
     journal: Arc<Journal>,
+    usage: Arc<Usage>,
     /// Says that the first subscriber came.
     woken: Receiver<()>,
     stopped: Receiver<()>,
@@ -114,6 +118,7 @@ impl Watcher {
         config: &Config,
         manager: &Arc<ConnectionManager>,
         journal: &Arc<Journal>,
+        usage: &Arc<Usage>,
         stopped: Receiver<()>,
     ) -> Self {
         let (source, name) = match &watch.source {
@@ -135,6 +140,7 @@ impl Watcher {
             },
             manager: Arc::clone(manager),
             journal: Arc::clone(journal),
+            usage: Arc::clone(usage),
             woken: manager.first_subscribers(&watch.feed),
             stopped,
             status,
@@ -182,6 +188,7 @@ impl Watcher {
             Looking::Exec(command) => command::run(command, self.bounds, &self.stopped),
         };
         self.status.reads += 1;
+        self.usage.traffic.watch_looks.add();
         let published = outcome.and_then(|json| {
             let state = State::parse(&json)
                 .map_err(|error| format!("what {} is not JSON: {error}", self.source.gives()))?;
@@ -210,6 +217,7 @@ impl Watcher {
     }
 
     fn fail(&mut self, error: String) {
+        self.usage.traffic.watch_errors.add();
         if self.logged.len() < MAX_LOGGED && self.logged.insert(error.clone()) {
             self.is_news = true;
             log::warn!(

@@ -5,6 +5,7 @@
 pub mod browser;
 pub mod cable;
 pub mod cli;
+pub mod exposition;
 pub mod proxy;
 pub mod sse;
 pub mod system;

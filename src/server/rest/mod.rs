@@ -12,6 +12,7 @@ mod directory;
 mod handlers;
 mod health;
 mod idempotency;
+mod metrics;
 mod openapi;
 mod page;
 mod publishing;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::handlers::json_body;
-use super::{Api, Call, admin, handlers, health, openapi, publishing, states};
+use super::{Api, Call, admin, handlers, health, metrics, openapi, publishing, states};
 use crate::access::{On, Peer, Scope};
 use crate::http::Problem;
 use crate::protocol::State;
@@ -120,7 +120,7 @@ pub const ROUTES: &[Route] = &[
         path: "/api/health",
         name: "get_health",
         summary: "Tell that the server is up, and its newest id",
-        description: "Status, version, uptime, subscribers connected, newest id, and every limit with what is used of it and how often it refused something; from memory.",
+        description: "Status, version, uptime, subscribers connected, newest id, and every limit with what is used of it and how often it refused something; from memory. 503 with the status `draining` once the server is about to end.",
         tags: &["server"],
         needs: Needs::Nothing,
         handler: health::get_health,
@@ -134,6 +134,16 @@ pub const ROUTES: &[Route] = &[
         tags: &["server"],
         needs: Needs::Nothing,
         handler: openapi::get_openapi,
+    },
+    Route {
+        method: "GET",
+        path: "/metrics",
+        name: "get_metrics",
+        summary: "Everything that is counted, for Prometheus",
+        description: "Prometheus' text format, version 0.0.4. For the scope `admin`, or without tokens for clients of the same machine.",
+        tags: &["admin"],
+        needs: Needs::Scope(Scope::Admin),
+        handler: metrics::get_metrics,
     },
     Route {
         method: "GET",

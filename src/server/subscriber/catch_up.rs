@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use crate::error::{Error, Result};
 use crate::frame::Chunk;
 use crate::manager::{Client, ConnectionManager, Upcoming};
+use crate::metrics::Traffic;
 use crate::protocol::{Channel, GapReason, MessageId, ServerFrame, Start, Topic};
 use crate::store::{Missed, Reader};
 
@@ -104,12 +105,13 @@ impl CatchUp {
         client: &Client,
         manager: &ConnectionManager,
         reader: &dyn Reader,
+        traffic: &Traffic,
         patience: Duration,
     ) -> Result<()> {
         let Topic::Channel(channel) = &client.topic else {
             return Ok(());
         };
-        match self.bring(client, channel, manager, reader) {
+        match self.bring(client, channel, manager, reader, traffic) {
             Ok(has_more) => {
                 (self.not_before, self.failing_since) = (None, None);
                 if has_more {
@@ -135,16 +137,19 @@ impl CatchUp {
         channel: &Channel,
         manager: &ConnectionManager,
         reader: &dyn Reader,
+        traffic: &Traffic,
     ) -> Result<bool> {
         let cursor = client.cursor();
         if let Some(gap) = self.gap.take() {
             client.feed_missed(&gap, cursor);
+            traffic.gaps_unknown_id.add();
             return Ok(true);
         }
         let takes_what_is_there = mem::take(&mut self.takes_what_is_there);
         let until = match manager.upcoming(channel, cursor) {
-            Upcoming::Chunk(chunk, last) => {
+            Upcoming::Chunk(chunk, last, messages) => {
                 client.feed_missed(&chunk, last);
+                traffic.delivered_recent.add_many(messages);
                 return Ok(true);
             }
             Upcoming::Store(until) => until,
@@ -170,6 +175,10 @@ impl CatchUp {
                 reason: GapReason::Retention,
             })
         });
+        if is_gap {
+            traffic.gaps_retention.add();
+        }
+        traffic.delivered_store.add_many(page.frames.number());
         let last = match page.frames.last() {
             Some(last) if !page.complete => last,
             _ => until,

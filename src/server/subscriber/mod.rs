@@ -13,7 +13,7 @@ use crate::access::{Access, Peer, Scope, Stay};
 use crate::config::Limits;
 use crate::frame::CloseCode;
 use crate::http::{Problem, linger};
-use crate::manager::{Accepted, Client, ConnectionManager, End, Unregistered};
+use crate::manager::{Accepted, Client, ConnectionManager, End, Kind, Unregistered};
 use crate::protocol::{MessageId, Start, Topic};
 use crate::store::Reader;
 use crate::stream::Stream;
@@ -75,6 +75,11 @@ impl Subscribers {
         let Topic::Channel(channel) = topic else {
             return Ok(Default::default());
         };
+        match start {
+            Start::Live => {}
+            Start::Since(_) => self.usage.traffic.since.add(),
+            Start::Last(_) => self.usage.traffic.last.add(),
+        }
         catch_up::begin(start, channel, head, &*self.reader)
             .map_err(|error| Problem::unavailable(error.to_string(), 1))
     }
@@ -106,8 +111,13 @@ impl Subscribers {
                 let _ = stream.set_nonblocking(false);
                 self.unregistered(&refused)
             })?;
+        match client.kind {
+            Kind::WebSocket => self.usage.traffic.joined_websocket.add(),
+            Kind::EventStream => self.usage.traffic.joined_sse.add(),
+        }
         Ok(Registered {
             manager: &self.manager,
+            usage: &self.usage,
             client,
         })
     }
@@ -140,6 +150,8 @@ impl Subscribers {
             client.id,
             client.peer
         );
+        // It may not come to hear it.
+        client.finish(CloseCode::TryAgainLater, "too slow: reconnect with `since`");
         Some(Ended::Stalled)
     }
 
@@ -160,7 +172,8 @@ impl Subscribers {
     pub(super) fn bring_missed(&self, client: &Client, catch_up: &mut CatchUp) {
         if client.wants_missed() && catch_up.pause().is_none() {
             let patience = self.limits.write_timeout;
-            let outcome = catch_up.step(client, &self.manager, &*self.reader, patience);
+            let traffic = &self.usage.traffic;
+            let outcome = catch_up.step(client, &self.manager, &*self.reader, traffic, patience);
             if let Err(error) = outcome {
                 let (id, peer) = (client.id, &client.peer);
                 log::error!(
@@ -205,6 +218,7 @@ impl Subscribers {
 /// Unregisters a client wherever its session ends, by a panic too.
 pub(super) struct Registered<'a> {
     manager: &'a ConnectionManager,
+    usage: &'a Usage,
     pub(super) client: Arc<Client>,
 }
 
@@ -232,6 +246,8 @@ impl Drop for Registered<'_> {
             self.client
                 .finish(CloseCode::Internal, "a bug in the server");
         }
+        let code = self.client.close_code().map(|code| code as u16);
+        self.usage.traffic.left.add(code);
     }
 }
 

@@ -82,6 +82,8 @@ pub(super) fn open(
         .map_err(|error| refused(error.to_string()))?;
     let pool = |size| Pool::new(size, || connect(path)).map_err(|error| refused(error.to_string()));
     let readers = Arc::new(SqliteReader {
+        // A program that embeds this may change its directory.
+        path: std::path::absolute(path).unwrap_or_else(|_| path.to_owned()),
         serving: pool(READERS)?,
         replaying: pool(REPLAYERS)?,
         totals: Mutex::default(),

@@ -1,5 +1,7 @@
 //! Reading the database: pages of history, what subscribers have missed, counts, states.
 
+use std::fs;
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 use rusqlite::{Connection, OptionalExtension, named_params, params};
@@ -11,13 +13,15 @@ use crate::frame::MessageFrames;
 use crate::protocol::{Channel, Message, MessageId, MessageView, Rev, State};
 use crate::store::totals::Totals;
 use crate::store::{
-    ChannelTotals, Missed, MissedPage, Page, PageBudget, Reader, StoredState, Summary,
+    ChannelTotals, FileBytes, Missed, MissedPage, Page, PageBudget, Reader, StoredState, Summary,
 };
 
 const COLUMNS: &str = "id, channel_id, author, content, timestamp, lane, provider, token_count";
 
 /// Read-only connections, in two pools so that neither kind of reader waits for the other.
 pub(in crate::store) struct SqliteReader {
+    /// The database file.
+    pub(super) path: PathBuf,
     pub(super) serving: Pool,
     pub(super) replaying: Pool,
     /// Counts of all messages up to an id; only newer ones are read when somebody asks.
@@ -136,6 +140,17 @@ impl Reader for SqliteReader {
             }
         }
         Ok(states)
+    }
+
+    fn file_bytes(&self) -> Option<FileBytes> {
+        let mut log = self.path.clone().into_os_string();
+        log.push("-wal");
+        // A file that is not there takes no space.
+        let size = |file: PathBuf| fs::metadata(file).map_or(0, |metadata| metadata.len());
+        Some(FileBytes {
+            main: size(self.path.clone()),
+            wal: size(log.into()),
+        })
     }
 }
 
