@@ -39,6 +39,13 @@ pub struct Config {
     /// Default 5 s.
     pub drain: Duration,
 
+    /// How long [`Server::shutdown`](crate::Server::shutdown) goes on serving before it begins, while
+    /// `GET /api/health` answers 503 `draining`: a load balancer sees that and sends nobody any
+    /// more. [`Self::drain`] comes after it.
+    ///
+    /// Default 0 s.
+    pub drain_delay: Duration,
+
     /// Feeds whose state comes from a file or a command.
     ///
     /// Default: none.
@@ -104,6 +111,7 @@ impl Default for Config {
             sync: Sync::default(),
             retention: Retention::default(),
             drain: Duration::from_secs(5),
+            drain_delay: Duration::ZERO,
             watches: Vec::new(),
             watch_interval: Duration::from_secs(2),
             watch_timeout: Duration::from_secs(10),

@@ -77,6 +77,10 @@ pub(super) struct Serve {
     #[arg(long, env = "THREADCAST_DRAIN", value_name = "DURATION", default_value = "5s", value_parser = duration)]
     drain: Duration,
 
+    /// Time to go on serving before a shutdown, while /api/health says 503 `draining` to load balancers
+    #[arg(long, env = "THREADCAST_DRAIN_DELAY", value_name = "DURATION", default_value = "0s", value_parser = duration)]
+    drain_delay: Duration,
+
     /// Take a feed's state from a file (FEED=file:PATH, JSON) or a command (FEED=exec:COMMAND, JSON on
     /// its standard output) while the feed has subscribers; repeatable [env: THREADCAST_WATCH=, one a line]
     #[arg(long, value_name = "FEED=SOURCE")]
@@ -261,6 +265,7 @@ impl Serve {
         config.retention.keep_age = self.keep_age;
         config.retention.max_db_bytes = self.max_db_bytes.map(|bytes| bytes as u64);
         config.drain = self.drain;
+        config.drain_delay = self.drain_delay;
         config.watches = if self.watch.is_empty() {
             watches(&std::env::var(WATCH_VARIABLE).unwrap_or_default())?
         } else {

@@ -16,6 +16,8 @@ mod waiting;
 use std::fmt::Display;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::access::{Access, Callers};
@@ -64,6 +66,8 @@ const MIN_DB_BYTES: u64 = 1 << 20;
 pub struct Server {
     address: SocketAddr,
     drain: Duration,
+    drain_delay: Duration,
+    usage: Arc<Usage>,
     listener: Listener,
     connections: Arc<Connections>,
     manager: Arc<ConnectionManager>,
@@ -88,6 +92,7 @@ impl Server {
             sync: _,
             retention: _,
             drain,
+            drain_delay,
             watches: _,
             watch_interval: _,
             watch_timeout: _,
@@ -195,6 +200,8 @@ impl Server {
             Ok((listener, watchers)) => Ok(Self {
                 address,
                 drain: *drain,
+                drain_delay: *drain_delay,
+                usage,
                 listener,
                 connections,
                 manager,
@@ -284,10 +291,16 @@ impl Server {
         self.manager.unsubscribe(subscription)
     }
 
-    /// Stops accepting, answers what was accepted, broadcasts what was committed, closes every
-    /// client (a WebSocket with 1001) and the store. Blocks for no longer than [`Config::drain`], give or
-    /// take a commit.
+    /// Says `draining` to whoever asks `GET /api/health`, and goes on for [`Config::drain_delay`]. Then
+    /// stops accepting, answers what was accepted, broadcasts what was committed, closes every
+    /// client (a WebSocket with 1001) and the store. Blocks for that delay and then no longer than
+    /// [`Config::drain`], give or take a commit.
     pub fn shutdown(mut self) {
+        self.usage.traffic.draining.store(true, Ordering::SeqCst);
+        if !self.drain_delay.is_zero() {
+            log::info!("draining: going on for {:?}", self.drain_delay);
+            thread::sleep(self.drain_delay);
+        }
         let deadline = Instant::now() + self.drain;
         self.watchers.stop();
         self.listener.stop();

@@ -5,26 +5,39 @@ use std::sync::atomic::Ordering;
 
 use serde::Serialize;
 
-use super::handlers::json_body;
+use super::handlers::{RETRY_AFTER, json_body};
 use super::{Api, Call};
 use crate::http::Reply;
 use crate::protocol::MessageId;
 use crate::usage::Count;
 
-/// Load balancers have no token; the numbers are for those who have one.
+/// Load balancers have no token; the numbers are for those who have one. 503 tells them to send
+/// nobody any more.
 pub(super) fn get_health(api: &Arc<Api>, call: Call) {
-    if call.peer().is_known().is_err() {
-        return call.reply(Reply::json(json_body(&Status { status: "ok" })));
+    let is_draining = api.usage.traffic.is_draining();
+    let status = if is_draining { "draining" } else { "ok" };
+    let body = if call.peer().is_known().is_ok() {
+        json_body(&health(api, status))
+    } else {
+        json_body(&Status { status })
+    };
+    let mut reply = Reply::json(body);
+    if is_draining {
+        reply.status = 503;
+        reply = reply.with_header("Retry-After", RETRY_AFTER.to_string());
     }
-    let health = Health {
-        status: "ok",
+    call.reply(reply);
+}
+
+fn health(api: &Api, status: &'static str) -> Health {
+    Health {
+        status,
         version: env!("CARGO_PKG_VERSION"),
         uptime_seconds: api.started.elapsed().as_secs(),
         connections: api.manager.active_connections(),
         head: api.journal.head(),
         limits: LimitReport::of(api),
-    };
-    call.reply(Reply::json(json_body(&health)));
+    }
 }
 
 #[derive(Serialize)]
