@@ -392,10 +392,10 @@ fn without_tokens_only_clients_of_the_same_machine_see_it() {
     let server = TestServer::start_with(|config| {
         config.trusted_proxies = vec!["127.0.0.0/8".parse().expect("a network")];
     });
-    for (client, status) in [("127.0.0.1", 200), ("203.0.113.7", 403)] {
-        let headers = [("X-Forwarded-For", client)];
-        let answer = server.http().request("GET", "/metrics", &headers, b"");
-        assert_eq!(answer.status, status, "{client}: {}", answer.text());
+    let forwarded = [("X-Forwarded-For", "203.0.113.7")];
+    for (headers, status) in [(&[][..], 200), (&forwarded, 403)] {
+        let answer = server.http().request("GET", "/metrics", headers, b"");
+        assert_eq!(answer.status, status, "{headers:?}: {}", answer.text());
     }
 }
 
