@@ -19,6 +19,7 @@
 //! | `broadcast` | 1 | takes committed batches in order, merges what waits into one chunk per channel, offers it to the subscribers |
 //! | `feeds` | 1 | offers the newest states to the subscribers of feeds, so that a large one holds up no message |
 //! | `watch-FEED` | 1 per watched feed | looks at a file or command while the feed has subscribers |
+//! | `watchdog` | 1, when systemd asks for it | says that the server works, as long as `journal` and `rest` answer |
 //! | `handler` | 1 per subscription of the embedding program | calls it with what happens |
 //!
 //! tiny_http has an accept thread of its own and one thread per connection of the relay.

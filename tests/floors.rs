@@ -79,6 +79,7 @@ fn only_their_rooms_know_the_big_dependencies() {
         ("clap", &["cli", "bench"]),
         ("rustls", &["stream", "client"]),
         ("signal_hook", &["cli"]),
+        ("listenfd", &["cli"]),
         ("sha2", &["access", "server::rest"]),
         ("subtle", &["access"]),
         ("getrandom", &["access"]),

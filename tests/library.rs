@@ -64,6 +64,34 @@ fn next(events: &Receiver<Event>) -> Event {
 }
 
 #[test]
+fn a_server_starts_on_a_socket_that_listened_before_and_says_whether_it_works() {
+    let socket = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = socket.local_addr().expect("an address");
+    let early = TcpStream::connect(address).expect("the system accepts");
+    early.set_read_timeout(Some(DEADLINE)).expect("a timeout");
+    let mut config = Config::default();
+    config.database = Database::Memory;
+    let server = Server::start_on(socket, config).expect("it starts");
+    assert_eq!(server.address(), address);
+    let mut subscriber = Ws::over(early, "/api/ws/lab");
+    let draft = Draft {
+        channel_id: lab(),
+        author: "the program".into(),
+        content: "hello".into(),
+        lane: None,
+        provider: None,
+        token_count: None,
+    };
+    server.publish(draft).expect("a store");
+    assert_eq!(subscriber.next_message()["content"], "hello");
+    let probe = server.probe();
+    assert!(probe.is_answered());
+    drop(subscriber);
+    server.shutdown();
+    assert!(!probe.is_answered());
+}
+
+#[test]
 fn the_manager_alone_broadcasts_and_forgets_whoever_is_disconnected_once_or_twice() {
     let manager = ConnectionManager::default();
     let (one, mut first) = connect(&manager, lab());

@@ -3,6 +3,7 @@
 mod flags;
 mod publish;
 mod sub;
+mod systemd;
 mod terms;
 mod token;
 mod waiting;
@@ -22,6 +23,7 @@ use signal_hook::iterator::Signals;
 use threadcast::{Database, Error, Server};
 
 use flags::Serve;
+use systemd::Supervisor;
 
 /// Exit code of a bad flag or value, as shells and clap have it.
 const USAGE: u8 = 2;
@@ -103,8 +105,14 @@ fn serve(flags: Serve) -> ExitCode {
     if let Err(error) = log::set_boxed_logger(Box::new(Unheard(logger))) {
         return fail(&format!("cannot log: {error}"));
     }
+    // Before there is another thread: it takes what it has read out of the environment.
+    let socket = match systemd::passed_socket() {
+        Ok(socket) => socket,
+        Err(sentence) => return misused(&sentence),
+    };
+    let supervisor = Supervisor::of_this_process();
     // Before anything is started, so that no signal finds the server half made.
-    let can_reload = config.tls.is_some() || config.tokens.is_some();
+    let can_reload = config.tls.is_some() || config.tokens.is_some() || supervisor.is_there();
     let mut signals = match Signals::new(heeded(can_reload)).and_then(second_signal_ends) {
         Ok(signals) => signals,
         Err(error) => return fail(&format!("cannot listen for signals: {error}")),
@@ -119,14 +127,23 @@ fn serve(flags: Serve) -> ExitCode {
         "http"
     };
     let needs_token = config.tokens.is_some();
-    let server = match Server::start(config) {
+    let started = match socket {
+        Some(socket) => Server::start_on(socket, config),
+        None => Server::start(config),
+    };
+    let server = match started {
         Ok(server) => server,
         Err(error) => return fail(&sentence(&error)),
     };
     announce(scheme, server.address(), &database, needs_token);
+    supervisor.ready(&format!("listening on {scheme}://{}", server.address()));
+    let watchdog = supervisor.watch(server.probe());
     let signal = signals
         .forever()
-        .find(|signal| *signal != SIGHUP || !reload(&server));
+        .find(|signal| *signal != SIGHUP || !reload(&server, &supervisor));
+    // What ends on purpose needs no rescue.
+    drop(watchdog);
+    supervisor.stopping();
     log::info!(
         "{}, shutting down",
         match signal {
@@ -157,12 +174,19 @@ fn is_sighup_ignored() -> bool {
         .is_some_and(|mask| mask & 1 << (SIGHUP - 1) != 0)
 }
 
-/// Says what failed; `false` when there is nothing to reload.
-fn reload(server: &Server) -> bool {
-    server.reload().unwrap_or_else(|error| {
+/// Says what failed; `false` when nobody meant a reload: there is nothing to read anew, and no
+/// supervisor who would ask for it all the same.
+fn reload(server: &Server, supervisor: &Supervisor) -> bool {
+    supervisor.reloading();
+    let outcome = server.reload();
+    supervisor.ready(&match &outcome {
+        Ok(_) => format!("listening on {}, reloaded", server.address()),
+        Err(error) => format!("not reloaded: {}", sentence(error)),
+    });
+    outcome.unwrap_or_else(|error| {
         log::error!("SIGHUP: {}; that stays as it was", sentence(&error));
         true
-    })
+    }) || supervisor.is_there()
 }
 
 /// simple_logger panics when standard error is closed (`threadcast 2>&1 | head`): nobody

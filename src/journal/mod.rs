@@ -194,6 +194,22 @@ impl Journal {
         }
     }
 
+    /// Waits until the journal has done what was submitted before, well or not; `false` when it
+    /// has ended.
+    pub fn is_running(&self) -> bool {
+        let (answer, answered) = crossbeam_channel::bounded::<()>(0);
+        let nothing = Submission {
+            drafts: Vec::new(),
+            bytes: 0,
+            claim: None,
+            done: Box::new(move |_| drop(answer)),
+        };
+        let is_taken = self.send(Order::Commit(nothing), 0).is_ok();
+        // Nothing is ever said on it: it closes.
+        let _ = answered.recv();
+        is_taken
+    }
+
     /// Submits a draft and waits until it is committed.
     ///
     /// # Errors

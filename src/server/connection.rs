@@ -28,7 +28,7 @@ pub(super) struct Door {
     pub(super) limits: Limits,
     pub(super) usage: Arc<Usage>,
     pub(super) access: Arc<Access>,
-    pub(super) relay: Relay,
+    pub(super) relay: Arc<Relay>,
     pub(super) sockets: Sockets,
     /// With it, TLS is all that is spoken.
     pub(super) tls: Option<Arc<Acceptor>>,

@@ -6,6 +6,7 @@ mod connections;
 mod feeds;
 mod listener;
 mod machine;
+mod probe;
 mod relay;
 mod rest;
 mod socket;
@@ -14,7 +15,7 @@ mod subscriber;
 mod waiting;
 
 use std::fmt::Display;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
@@ -42,6 +43,7 @@ use socket::Sockets;
 use stream::Streams;
 use subscriber::Subscribers;
 
+pub use probe::Probe;
 pub use rest::{ROUTES, Route};
 
 /// Smallest bound on the database: an empty one and some messages fit.
@@ -74,6 +76,7 @@ pub struct Server {
     journal: Arc<Journal>,
     access: Arc<Access>,
     rest: Rest,
+    relay: Arc<Relay>,
     watchers: Watchers,
     tls: Option<Arc<Acceptor>>,
 }
@@ -86,6 +89,30 @@ impl Server {
     /// [`Error::Config`], [`Error::Database`], [`Error::Listen`] or [`Error::System`]; nothing
     /// runs then.
     pub fn start(config: Config) -> Result<Self> {
+        Self::start_with(config, |address| listener::bind(*address))
+    }
+
+    /// Starts on a socket that is listening already, made by the embedding program or whoever
+    /// started it, instead of binding [`Config::listen`]. Its address decides what that one
+    /// would: whether tokens are needed, and which pages may use the server. Connections that
+    /// wait on it are served. How many may wait stays as it is; the standard library asks for 128.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_on(socket: TcpListener, mut config: Config) -> Result<Self> {
+        config.listen = socket
+            .local_addr()
+            .map_err(Error::system("read the listener's address"))?;
+        socket
+            .set_nonblocking(true)
+            .map_err(Error::system("set up the listener"))?;
+        Self::start_with(config, |_| Ok(socket))
+    }
+
+    fn start_with(
+        config: Config,
+        bind: impl FnOnce(&SocketAddr) -> Result<TcpListener>,
+    ) -> Result<Self> {
         let Config {
             listen,
             database: _,
@@ -109,7 +136,7 @@ impl Server {
         let access = Arc::new(Access::new(&config)?);
         let tls = tls.as_ref().map(Acceptor::new).transpose()?.map(Arc::new);
         // First of all, so that a second server on this port leaves the database alone.
-        let socket = listener::bind(*listen)?;
+        let socket = bind(listen)?;
         let address = socket
             .local_addr()
             .map_err(Error::system("read the listener's address"))?;
@@ -155,7 +182,7 @@ impl Server {
         };
         let rest = rest.inspect_err(|_| end())?;
         let connections = Connections::new(limits, trusted_proxies, Arc::clone(&usage));
-        let open_door = |relay| {
+        let open_door = |relay: Arc<Relay>| {
             let subscribers = Subscribers {
                 manager: Arc::clone(&manager),
                 reader: Arc::clone(&reader),
@@ -175,29 +202,31 @@ impl Server {
                 limits: limits.clone(),
                 usage: Arc::clone(&usage),
                 access: Arc::clone(&access),
-                relay,
+                relay: Arc::clone(&relay),
                 sockets,
                 tls: tls.clone(),
                 streams,
             });
-            Listener::start(socket, door, Arc::clone(&connections))
+            Listener::start(socket, door, Arc::clone(&connections)).map(|it| (relay, it))
         };
         let relay = Relay::new(
             rest.socket(),
             limits.max_rest_requests,
             callers,
             Arc::clone(&usage),
-        );
-        let watch = |listener: Listener| match Watchers::start(&config, &manager, &journal, &usage)
-        {
-            Ok(watchers) => Ok((listener, watchers)),
+        )
+        .map(Arc::new);
+        let watch = |(relay, listener): (_, Listener)| match Watchers::start(
+            &config, &manager, &journal, &usage,
+        ) {
+            Ok(watchers) => Ok((relay, listener, watchers)),
             Err(error) => {
                 listener.stop();
                 Err(Error::system("start a thread")(error))
             }
         };
         match relay.and_then(open_door).and_then(watch) {
-            Ok((listener, watchers)) => Ok(Self {
+            Ok((relay, listener, watchers)) => Ok(Self {
                 address,
                 drain: *drain,
                 drain_delay: *drain_delay,
@@ -208,6 +237,7 @@ impl Server {
                 journal,
                 access,
                 rest,
+                relay,
                 watchers,
                 tls,
             }),
@@ -227,6 +257,11 @@ impl Server {
     /// How many clients are connected to channels and feeds.
     pub fn active_connections(&self) -> usize {
         self.manager.active_connections()
+    }
+
+    /// What asks the server whether it still works, for a watchdog.
+    pub fn probe(&self) -> Probe {
+        Probe::new(Arc::clone(&self.journal), Arc::clone(&self.relay))
     }
 
     /// Reads anew what may change while it runs: the tokens file, which ends whoever may no
@@ -330,6 +365,7 @@ impl Server {
             self.connections
                 .wait_for_all(Instant::now() + Duration::from_millis(500));
         }
+        drop(self.relay);
         self.rest.stop();
         // Last of all: until then subscribers may be reading what they have missed.
         self.journal.close();

@@ -175,6 +175,19 @@ impl Relay {
         }
     }
 
+    /// Blocks until the `rest` thread has answered; `false` when it has ended.
+    pub(super) fn is_answered(&self) -> bool {
+        let mut lease = self.lease("OPTIONS");
+        let Some(connection) = &mut lease.line.connection else {
+            return self.reconnect().is_ok();
+        };
+        let is_answered = ask_for_nothing(connection).is_ok();
+        if !is_answered {
+            lease.line.connection = None;
+        }
+        is_answered
+    }
+
     /// In the place of a connection that broke, which both ends being ours never happened.
     #[cold]
     fn reconnect(&self) -> io::Result<UnixStream> {
@@ -208,11 +221,16 @@ impl Relay {
 fn connect(socket: &Path) -> io::Result<UnixStream> {
     let mut connection = UnixStream::connect(socket)?;
     connection.set_read_timeout(Some(CONNECT_TIMEOUT))?;
-    connection.write_all(b"OPTIONS * HTTP/1.1\r\nHost: relay\r\n\r\n")?;
-    read_answer(&mut connection, false)?;
+    ask_for_nothing(&mut connection)?;
     // From now on it waits as long as a commit takes.
     connection.set_read_timeout(None)?;
     Ok(connection)
+}
+
+/// A request of the relay itself, in nobody's name.
+fn ask_for_nothing(connection: &mut UnixStream) -> io::Result<()> {
+    connection.write_all(b"OPTIONS * HTTP/1.1\r\nHost: relay\r\n\r\n")?;
+    read_answer(connection, false).map(drop)
 }
 
 /// The request as tiny_http gets it: always HTTP/1.1, always with a length.

@@ -24,6 +24,16 @@ const MAX_COMPLAINT: usize = 4 << 10;
 /// Characters of that in an error.
 const MAX_QUOTED: usize = 200;
 
+/// What systemd says to the server alone (sd_listen_fds(3), sd_notify(3)).
+const NOT_FOR_COMMANDS: [&str; 6] = [
+    "LISTEN_FDS",
+    "LISTEN_FDNAMES",
+    "LISTEN_PID",
+    "NOTIFY_SOCKET",
+    "WATCHDOG_PID",
+    "WATCHDOG_USEC",
+];
+
 /// What a command may take.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bounds {
@@ -42,7 +52,11 @@ pub(super) fn run(
     bounds: Bounds,
     stopped: &Receiver<()>,
 ) -> Result<Vec<u8>, String> {
-    let child = Command::new("/bin/sh")
+    let mut shell = Command::new("/bin/sh");
+    for variable in NOT_FOR_COMMANDS {
+        shell.env_remove(variable);
+    }
+    let child = shell
         .arg("-c")
         .arg(command)
         .stdin(Stdio::null())

@@ -178,7 +178,7 @@ impl Rest {
 /// Finds the route and runs its handler, if the caller may have it run.
 fn dispatch(api: &Arc<Api>, callers: &Callers, request: tiny_http::Request) {
     let caller = caller(callers, &request);
-    // Only the relay itself asks for nobody, before the first request: `OPTIONS *`.
+    // Only the relay itself asks for nobody, on new connections and for a probe: `OPTIONS *`.
     let nobody = || Peer::from(SocketAddr::from(([0, 0, 0, 0], 0)));
     let is_known = caller.is_some();
     let call = Call::new(request, caller.unwrap_or_else(nobody));
