@@ -80,6 +80,8 @@ fn only_their_rooms_know_the_big_dependencies() {
         ("rustls", &["stream", "client"]),
         ("signal_hook", &["cli"]),
         ("listenfd", &["cli"]),
+        ("clap_complete", &["cli"]),
+        ("clap_mangen", &["cli"]),
         ("sha2", &["access", "server::rest"]),
         ("subtle", &["access"]),
         ("getrandom", &["access"]),

@@ -1,6 +1,7 @@
 //! Commands, signals and exit codes.
 
 mod flags;
+mod generate;
 mod publish;
 mod sub;
 mod systemd;
@@ -16,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use crate::bench;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use log::LevelFilter;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -55,6 +56,11 @@ enum Command {
     // Their own words are those of the help.
     Sub(sub::Args),
     Pub(publish::Args),
+    // For those who install it: they would crowd the help.
+    #[command(hide = true)]
+    Completions(generate::Completions),
+    #[command(hide = true)]
+    Man(generate::Man),
 }
 
 /// Runs the command that the arguments name.
@@ -81,6 +87,8 @@ pub(crate) fn run() -> ExitCode {
         },
         Some(Command::Sub(args)) => args.run(),
         Some(Command::Pub(args)) => args.run(),
+        Some(Command::Completions(args)) => args.run(Cli::command()),
+        Some(Command::Man(args)) => args.run(Cli::command()),
     }
 }
 
