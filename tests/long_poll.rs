@@ -89,6 +89,7 @@ fn a_wait_that_cannot_be_is_refused_and_none_is_none() {
     let mut http = server.http();
     for (query, field) in [
         ("wait=10", "wait"),
+        ("since=0&before=9&wait=10", "wait"),
         ("since=0&wait=61", "wait"),
         ("since=0&wait=-1", "wait"),
         ("since=0&wait=", "wait"),

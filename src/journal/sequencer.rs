@@ -169,8 +169,10 @@ impl Sequencer {
                 self.manager
                     .announce(&message.channel, message.frame.chunk());
             }
-            let channels = messages.iter().map(|message| &message.channel);
-            self.manager.wake_waiting_for(channels);
+            if let Some(newest) = messages.last() {
+                let channels = messages.iter().map(|message| &message.channel);
+                self.manager.wake_waiting_for(channels, newest.frame.id);
+            }
             self.broadcast.send(messages);
         }
         let mut first = 0;

@@ -55,11 +55,13 @@ pub(super) fn wait(
         Problem::unavailable(detail, 1)
     })?;
     let wake = Arc::new(wake);
+    let since = page.since.unwrap_or_default();
     let deadline = Instant::now() + longest;
     // First registered, then looked: what is committed in between is seen or wakes.
-    let _awaiting = subscribers
-        .manager
-        .await_messages(page.channel.clone(), Arc::clone(&wake));
+    let _awaiting =
+        subscribers
+            .manager
+            .await_messages(page.channel.clone(), since, Arc::clone(&wake));
     loop {
         wake.clear();
         let left = deadline.saturating_duration_since(Instant::now());

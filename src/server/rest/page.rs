@@ -63,8 +63,9 @@ impl Wanted {
                 _ => {}
             }
         }
-        if wait.is_some() && page.since.is_none() {
-            let detail = "`wait` needs `since`: it waits for a message with a greater id";
+        // What comes has greater ids than any, so a bound would be waited for in vain.
+        if wait.is_some() && (page.since.is_none() || page.before.is_some()) {
+            let detail = "`wait` needs `since`, and no `before`: it waits for greater ids";
             return Err(Problem::field("wait", detail));
         }
         let wait = Duration::from_secs(wait.unwrap_or(0));
