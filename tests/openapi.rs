@@ -299,7 +299,7 @@ fn what_is_answered_is_what_the_document_says() {
     const NDJSON: (&str, &str) = ("Content-Type", "application/x-ndjson");
     const KEY: (&str, &str) = ("Idempotency-Key", "k");
     #[rustfmt::skip]
-    let rows: [(&str, &str, Headers<'_>, &[u8], u16); 43] = [
+    let rows: [(&str, &str, Headers<'_>, &[u8], u16); 44] = [
         ("POST /api/messages", "", &[JSON], message, 200),
         ("POST /api/messages", "", &[JSON], b"[", 400),
         ("POST /api/messages", "", &[JSON], b"[]", 422),
@@ -338,6 +338,7 @@ fn what_is_answered_is_what_the_document_says() {
         ("GET /api/state/{feed}", "/api/state/", none, b"", 404),
         ("GET /api/state", "", none, b"", 200),
         ("GET /api/connections", "", none, b"", 200),
+        ("GET /metrics", "", none, b"", 200),
         ("DELETE /api/connections/{id}", "/api/connections/1000", none, b"", 404),
         ("GET /api/ws/{channel_id}", "/api/ws/lab", none, b"", 426),
         ("GET /ws/{feed}", "/ws/board", none, b"", 426),

@@ -29,6 +29,7 @@ const OPERATIONS: &[(&str, Describe)] = &[
     ("get_summary", get_summary),
     ("get_health", get_health),
     ("get_openapi", get_openapi),
+    ("get_metrics", get_metrics),
     ("subscribe_channel", subscribe_channel),
     ("stream_channel", stream_channel),
     ("put_state", put_state),
@@ -155,6 +156,16 @@ fn get_summary() -> Operation {
 
 fn get_health() -> Operation {
     answers_json("Health", "The server is up.")
+}
+
+fn get_metrics() -> Operation {
+    let content = json!({"text/plain": {"schema": {"type": "string"}}});
+    let text =
+        json!({"description": "Prometheus' text format, version 0.0.4.", "content": content});
+    Operation {
+        answers: vec![(200, text)],
+        ..Operation::default()
+    }
 }
 
 fn get_openapi() -> Operation {
