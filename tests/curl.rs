@@ -117,8 +117,9 @@ fn json_for_a_channel_is_a_message_object_that_need_not_name_it() {
             json!({"author": "ada", "content": "hi", "channel_id": 1}),
             "channel_id",
         ),
-        (json!({"content": "hi"}), "author"),
+        (json!({"author": 1, "content": "hi"}), "author"),
         (json!({"author": "ada", "content": 1}), "content"),
+        (json!({"author": "ada"}), "content"),
     ] {
         let answer = send(body);
         assert_refused(&answer, 422, &[field]);
@@ -126,6 +127,25 @@ fn json_for_a_channel_is_a_message_object_that_need_not_name_it() {
     }
     assert_refused(&send(json!("hi")), 422, &["object", "a string"]);
     assert_eq!(contents(&mut http).len(), 3);
+
+    // What it leaves out is what the query says; what is wrong there is wrong whatever it says.
+    let target = format!("{LAB}?author=query&lane=l");
+    for (body, author) in [
+        (json!({"content": "hi"}), "query"),
+        (json!({"content": "hi", "author": "body"}), "body"),
+        (json!({"content": "hi", "author": null}), "query"),
+    ] {
+        let message = http.post_json(&target, &body).json()["message"].take();
+        assert_eq!(
+            (&message["author"], &message["lane"]),
+            (&json!(author), &json!("l"))
+        );
+    }
+    let message = http.post_json(LAB, &json!({"content": "hi"})).json();
+    assert_eq!(message["message"]["author"], "unknown");
+    let body = json!({"content": "hi", "token_count": 3});
+    let answer = http.post_json(&format!("{LAB}?token_count=x"), &body);
+    assert_refused(&answer, 422, &["token_count", "integer"]);
 }
 
 #[test]

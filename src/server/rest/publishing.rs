@@ -113,29 +113,26 @@ fn read(call: &mut Call, channel: Option<&Channel>) -> Result<Asked, Problem> {
         (_, None) => call.body(&[])?,
     };
     let claim = idempotency::claim(call, &body)?;
-    let asked = match (media, channel) {
-        (Media::JsonLines, _) => lines(&body, channel)?,
-        (Media::Untold | Media::Other, Some(channel)) => {
-            Asked::one(content(call.query()?, body, channel)?)
-        }
+    let said = channel.map(|channel| said(channel, call.query()?));
+    let said = said.transpose()?;
+    let asked = match (media, said) {
+        (Media::JsonLines, said) => lines(&body, said.as_ref())?,
+        (Media::Untold | Media::Other, Some(said)) => Asked::one(content(said, body)?),
         // Without a channel no type at all counts as JSON.
-        (_, channel) => {
+        (_, said) => {
             // The error tells line and column.
             let value = serde_json::from_slice(&body)
                 .map_err(|error| Problem::new(400, format!("the body is not JSON: {error}")))?;
-            Asked::one(object(value, "the body", channel)?)
+            Asked::one(object(value, "the body", said.as_ref())?)
         }
     };
     Ok(Asked { claim, ..asked })
 }
 
-/// The body as a message's content, beside what the query says.
-fn content(
-    query: Vec<(String, String)>,
-    body: Vec<u8>,
-    channel: &Channel,
-) -> Result<Draft, Problem> {
-    let mut object = Map::new();
+/// The fields of a message that path and query say; a body of JSON may say others of them.
+fn said(channel: &Channel, query: Vec<(String, String)>) -> Result<Map<String, Value>, Problem> {
+    let mut fields = Map::new();
+    fields.insert("author".to_owned(), "unknown".into());
     for (name, value) in query {
         let value = match &name[..] {
             "author" | "lane" | "provider" => Value::from(value),
@@ -148,21 +145,25 @@ fn content(
             }
             _ => continue,
         };
-        object.insert(name, value);
+        fields.insert(name, value);
     }
+    fields.insert("channel_id".to_owned(), channel.as_str().into());
+    Ok(fields)
+}
+
+/// The body as a message's content, beside what path and query say.
+fn content(mut said: Map<String, Value>, body: Vec<u8>) -> Result<Draft, Problem> {
     let body = String::from_utf8(body).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
         let detail = format!("the body, which is the `content`, is not UTF-8 at its byte {at}");
         Problem::field("content", detail)
     })?;
-    object.entry("author").or_insert_with(|| "unknown".into());
-    object.insert("channel_id".to_owned(), channel.as_str().into());
-    object.insert("content".to_owned(), body.into());
-    Ok(draft(object)?)
+    said.insert("content".to_owned(), body.into());
+    Ok(draft(said)?)
 }
 
 /// A message object for each line; empty lines are none.
-fn lines(body: &[u8], channel: Option<&Channel>) -> Result<Asked, Problem> {
+fn lines(body: &[u8], said: Option<&Map<String, Value>>) -> Result<Asked, Problem> {
     let (mut drafts, mut numbers) = (Vec::new(), Vec::new());
     for (at, line) in body.split(|byte| *byte == b'\n').enumerate() {
         let line = line.trim_ascii();
@@ -176,7 +177,7 @@ fn lines(body: &[u8], channel: Option<&Channel>) -> Result<Asked, Problem> {
             let detail = format!("not JSON: {what} at column {}", error.column());
             in_line(at + 1, Problem::new(400, detail))
         })?;
-        let draft = object(value, "it", channel).map_err(|problem| in_line(at + 1, problem))?;
+        let draft = object(value, "it", said).map_err(|problem| in_line(at + 1, problem))?;
         drafts.push(draft);
         numbers.push(at + 1);
     }
@@ -191,21 +192,20 @@ fn lines(body: &[u8], channel: Option<&Channel>) -> Result<Asked, Problem> {
     })
 }
 
-/// A message object; without its channel where the path names that.
-fn object(value: Value, what: &str, channel: Option<&Channel>) -> Result<Draft, Problem> {
+/// A message object; without what path and query say, if it does not say otherwise. The
+/// channel it can't.
+fn object(value: Value, what: &str, said: Option<&Map<String, Value>>) -> Result<Draft, Problem> {
     let Value::Object(mut object) = value else {
         let detail = format!("{what} must be a JSON object, not {}", kind(&value));
         return Err(Problem::new(422, detail));
     };
-    if let Some(channel) = channel {
-        let name = channel.as_str();
-        match object.insert("channel_id".to_owned(), name.into()) {
-            None | Some(Value::Null) => {}
-            Some(Value::String(other)) if other == name => {}
-            Some(other) => {
-                let detail = format!("`channel_id` is {other}, but the path says {name:?}");
-                return Err(Problem::field("channel_id", detail));
-            }
+    for (name, value) in said.into_iter().flatten() {
+        let own = object.entry(name).or_insert(Value::Null);
+        if own.is_null() {
+            *own = value.clone();
+        } else if name == "channel_id" && own != value {
+            let detail = format!("`channel_id` is {own}, but the path says {value}");
+            return Err(Problem::field("channel_id", detail));
         }
     }
     Ok(draft(object)?)

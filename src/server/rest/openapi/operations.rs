@@ -93,8 +93,8 @@ fn post_message() -> Operation {
 fn post_to_channel() -> Operation {
     let text = json!({"type": "string", "description": "The content, as it is. So is every other type of text."});
     let body = json!({
-        "required": true,
-        "description": "The content, or the message without its channel.",
+        "required": false,
+        "description": "The content, or the message without its channel. Without a body the content is empty.",
         "content": {
             "text/plain": {"schema": text},
             "application/json": {"schema": reference("ChannelMessageInput")},

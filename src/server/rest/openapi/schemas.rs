@@ -120,7 +120,10 @@ fn channel_message_input() -> Value {
     let mut message = message_input();
     message["properties"]["channel_id"] =
         json!({"not": {}, "description": "The path has it; only the same may be here."});
-    message["required"] = json!(["author", "content"]);
+    message["required"] = json!(["content"]);
+    message["properties"]["author"] = json!({"type": ["string", "null"]});
+    message["description"] =
+        json!("What is not here is what the query says. Unknown fields are ignored.");
     message["examples"] = json!([{"author": "ada", "content": "hello"}]);
     message
 }
