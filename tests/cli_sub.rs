@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::cli::{Client, Fake, threadcast};
+use common::system::own_address;
 use common::{Http, Program, TestServer, eventually, system};
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -494,6 +495,6 @@ fn wrong_usage_is_2_and_says_what_would_be_right() {
 
 /// An address where nobody listens: the port was given out and is free again.
 fn nobody() -> std::net::SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let listener = TcpListener::bind((own_address(), 0)).expect("a port");
     listener.local_addr().expect("an address")
 }

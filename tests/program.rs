@@ -11,6 +11,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use common::system::own_address;
 use common::{DEADLINE, Http, Program, eventually};
 use rusqlite::Connection;
 use rustix::net::sockopt::set_socket_recv_buffer_size;
@@ -475,7 +476,7 @@ fn a_second_signal_ends_it_at_once() {
 
 /// Starts a program that may not be able to say where it listens, and sees it work and end.
 fn lives_and_ends_well(log_level: &str, streams: impl FnOnce(&mut Command) -> &mut Command) {
-    let port = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = TcpListener::bind((own_address(), 0)).expect("a port");
     let address = port.local_addr().expect("an address");
     drop(port);
     let args = format!("--listen {address} --db :memory: --log-level {log_level}");

@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use common::proxy::{Kind, Proxy, SITE, flags};
-use common::system::skipped;
+use common::system::{own_address, skipped};
 use common::tokens::{Tokens, bearer};
 use common::{DEADLINE, Http, Program, Response, Ws, eventually};
 use data_encoding::BASE64URL_NOPAD;
@@ -37,7 +37,7 @@ impl Site {
         let scopes = [Publish, Subscribe, State, Admin];
         let secret = tokens.add("all", &scopes, &["*"], &["*"]);
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let any = "127.0.0.1:0".parse().expect("an address");
+        let any = SocketAddr::from((own_address(), 0));
         let server = serve(any, &dir, &tokens, more);
         Self {
             proxy: Proxy::start(kind, server.address),

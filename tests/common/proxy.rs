@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use super::DEADLINE;
+use super::system::own_address;
 
 const README: &str = include_str!("../../README.md");
 
@@ -47,9 +48,9 @@ impl Kind {
         })
     }
 
-    /// The configuration for plain HTTP on this port, and what is around it; nothing else is
+    /// The configuration for plain HTTP on this address, and what is around it; nothing else is
     /// changed. Returns the command that runs it.
-    fn configure(self, port: u16, server: SocketAddr, dir: &Path) -> Command {
+    fn configure(self, address: SocketAddr, server: SocketAddr, dir: &Path) -> Command {
         let shown = dir.display();
         let file = dir.join("main.conf");
         let mut command = Command::new(self.program());
@@ -58,7 +59,7 @@ impl Kind {
                 let site = replace(
                     self.configuration(),
                     &[
-                        ("listen 443 ssl;", &format!("listen 127.0.0.1:{port};")),
+                        ("listen 443 ssl;", &format!("listen {address};")),
                         ("server 127.0.0.1:8010;", &format!("server {server};")),
                         ("ssl_certificate     ", "# "),
                         ("ssl_certificate_key ", "# "),
@@ -82,7 +83,11 @@ impl Kind {
                     &[
                         (
                             &format!("{SITE} {{"),
-                            &format!("http://{SITE}:{port} {{\n\tbind 127.0.0.1"),
+                            &format!(
+                                "http://{SITE}:{} {{\n\tbind {}",
+                                address.port(),
+                                address.ip()
+                            ),
                         ),
                         ("127.0.0.1:8010", &server.to_string()),
                     ],
@@ -152,9 +157,9 @@ impl Proxy {
 
     fn try_start(kind: Kind, server: SocketAddr) -> Option<Self> {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let address = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr());
+        let address = TcpListener::bind((own_address(), 0)).and_then(|free| free.local_addr());
         let address = address.expect("a free port");
-        let mut command = kind.configure(address.port(), server, dir.path());
+        let mut command = kind.configure(address, server, dir.path());
         let mut proxy = Self {
             child: command.spawn().expect("an installed proxy starts"),
             address,

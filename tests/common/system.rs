@@ -3,10 +3,12 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, Write};
+use std::net::Ipv4Addr;
 use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread;
 
 use rustix::process::{Pid, Resource, Rlimit, geteuid, getrlimit, prlimit, setrlimit};
@@ -98,6 +100,20 @@ pub fn raise_descriptor_limit() {
         maximum,
     };
     setrlimit(Resource::Nofile, limit).expect("a limit up to the maximum");
+}
+
+/// An address of this machine that nobody else uses: a port that was free there is so still. On
+/// 127.0.0.1 the other tests' servers take ports all the time, and one of them would be taken
+/// for what was to start.
+pub fn own_address() -> Ipv4Addr {
+    static USED: AtomicU8 = AtomicU8::new(1);
+    let [.., high, low] = std::process::id().to_be_bytes();
+    Ipv4Addr::new(
+        127,
+        64 | high & 63,
+        low,
+        USED.fetch_add(1, Ordering::Relaxed),
+    )
 }
 
 /// Says why a test does not test here, past the harness, which would keep it to itself.
