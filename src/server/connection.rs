@@ -135,7 +135,9 @@ impl Connection<'_> {
         }
     }
 
-    /// Whose request it is.
+    /// Whose request it is. Never inlined: a subscriber's whole life is spent below
+    /// [`Self::run`], whose frame would have room for this, too.
+    #[inline(never)]
     fn admit(&mut self, head: &mut Head) -> Result<Peer, Box<Refusal>> {
         (self.origin, self.head_only) = (None, head.method == "HEAD");
         let admission = self.door.access.admit(head, self.peer);
@@ -235,6 +237,7 @@ impl Connection<'_> {
     }
 
     /// Whoever tries many wrong tokens waits for each answer.
+    #[inline(never)]
     fn refuse_admission(&self, refusal: Refusal) -> Ended {
         let Refusal { problem, wait } = refusal;
         if matches!(problem.status, 401 | 429) {
