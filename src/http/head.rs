@@ -14,6 +14,19 @@ const METHODS: [&str; 8] = [
     "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE",
 ];
 
+/// Headers that handlers may see. All others stay at the door, tokens among them, so what a relay
+/// says itself cannot be forged.
+const HANDED_ON: [&str; 8] = [
+    "accept",
+    "access-control-request-headers",
+    "access-control-request-method",
+    "content-type",
+    "host",
+    "idempotency-key",
+    "if-none-match",
+    "origin",
+];
+
 /// A request head, well-formed and with its framing decided.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Head {
@@ -160,6 +173,25 @@ impl Head {
     pub fn joined(&self, name: &str) -> Option<String> {
         let values: Vec<&str> = self.all(name).collect();
         (!values.is_empty()).then(|| values.join(", "))
+    }
+
+    /// The headers that handlers may see, each once.
+    ///
+    /// # Errors
+    /// 400 when one has characters that no text of ASCII has.
+    pub fn handed_on(&self) -> Result<Vec<(&'static str, String)>, Problem> {
+        let mut headers = Vec::new();
+        for name in HANDED_ON {
+            let Some(value) = self.joined(name) else {
+                continue;
+            };
+            if !value.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
+                let detail = format!("the header `{name}` has characters other than ASCII");
+                return Err(Problem::new(400, detail));
+            }
+            headers.push((name, value));
+        }
+        Ok(headers)
     }
 
     /// Whether a comma-separated header has this member, whatever its case.

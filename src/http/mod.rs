@@ -16,5 +16,5 @@ pub use head::Head;
 pub use incoming::{Incoming, Received};
 pub use linger::linger;
 pub use problem::{Problem, reason_phrase};
-pub use reply::Reply;
+pub use reply::{Reply, SERVER};
 pub use target::{percent_decode, query_pairs};

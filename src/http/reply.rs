@@ -1,6 +1,11 @@
 //! A whole response, small enough to be in memory.
 
+use time::OffsetDateTime;
+
 use super::reason_phrase;
+
+/// What answers call the program.
+pub const SERVER: &str = concat!("threadcast/", env!("CARGO_PKG_VERSION"));
 
 /// A status, headers and a body of known length.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,9 +87,10 @@ impl Reply {
     /// Status line and headers without the length.
     fn head(&self, is_1_0: bool, keep_alive: bool) -> Vec<u8> {
         let mut bytes = format!(
-            "HTTP/1.1 {} {}\r\n",
+            "HTTP/1.1 {} {}\r\nDate: {}\r\nServer: {SERVER}\r\n",
             self.status,
-            reason_phrase(self.status)
+            reason_phrase(self.status),
+            date(OffsetDateTime::now_utc())
         )
         .into_bytes();
         match (keep_alive, is_1_0) {
@@ -101,5 +107,30 @@ impl Reply {
     /// The bytes for a connection that ends with this reply.
     pub fn into_last_bytes(self) -> Vec<u8> {
         self.into_bytes(false, false, false)
+    }
+}
+
+/// A time in UTC as HTTP writes it (RFC 9110, section 5.6.7).
+fn date(time: OffsetDateTime) -> String {
+    format!(
+        "{:.3}, {:02} {:.3} {:04} {:02}:{:02}:{:02} GMT",
+        time.weekday().to_string(),
+        time.day(),
+        time.month().to_string(),
+        time.year(),
+        time.hour(),
+        time.minute(),
+        time.second()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_date_is_that_of_the_standard() {
+        let time = OffsetDateTime::from_unix_timestamp(784_111_777).expect("a time");
+        assert_eq!(date(time), "Sun, 06 Nov 1994 08:49:37 GMT");
     }
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::connections::Admitted;
 use super::relay::Relay;
+use super::rest::Publishing;
 use super::socket::Sockets;
 use super::stream::Streams;
 use super::subscriber::wanted;
@@ -29,6 +30,7 @@ pub(super) struct Door {
     pub(super) usage: Arc<Usage>,
     pub(super) access: Arc<Access>,
     pub(super) relay: Arc<Relay>,
+    pub(super) publishing: Publishing,
     pub(super) sockets: Sockets,
     /// With it, TLS is all that is spoken.
     pub(super) tls: Option<Arc<Acceptor>>,
@@ -123,7 +125,13 @@ impl Connection<'_> {
             // Whoever drains wants its clients to go elsewhere.
             let draining = self.admitted.is_stopping() || self.door.usage.traffic.is_draining();
             let keep_alive = head.keep_alive && !draining;
-            let answer = self.door.relay.exchange(&head, &body, &peer, keep_alive);
+            let answer = match Publishing::route(&head) {
+                Some(route) => {
+                    let reply = self.door.publishing.answer(route, &head, body, &peer);
+                    reply.into_bytes(false, head.is_1_0, keep_alive)
+                }
+                None => self.door.relay.exchange(&head, &body, &peer, keep_alive),
+            };
             self.door.usage.traffic.answers.add(status(&answer));
             if self.write(&answer).is_err() {
                 return Ended::Gone;

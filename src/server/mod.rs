@@ -203,6 +203,7 @@ impl Server {
                 usage: Arc::clone(&usage),
                 access: Arc::clone(&access),
                 relay: Arc::clone(&relay),
+                publishing: rest.publishing(),
                 sockets,
                 tls: tls.clone(),
                 streams,

@@ -21,19 +21,6 @@ use crate::error::{Error, Result};
 use crate::http::{Head, Problem, Reply};
 use crate::usage::Usage;
 
-/// Headers of a request that handlers may see. All others stay at the door, tokens among them,
-/// so what the relay itself says ([`Callers::HEADER`]) cannot be forged.
-const RELAYED: [&str; 8] = [
-    "accept",
-    "access-control-request-headers",
-    "access-control-request-method",
-    "content-type",
-    "host",
-    "idempotency-key",
-    "if-none-match",
-    "origin",
-];
-
 /// Descriptors that each connection takes: the relay's end and tiny_http's, which it has twice.
 pub(super) const DESCRIPTORS_PER_CONNECTION: usize = 3;
 
@@ -245,16 +232,7 @@ fn request(head: &Head, body: &[u8], caller: usize) -> Result<Vec<u8>, Problem> 
         )
         .as_bytes(),
     );
-    for name in RELAYED {
-        let Some(value) = head.joined(name) else {
-            continue;
-        };
-        if !value.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
-            return Err(Problem::new(
-                400,
-                format!("the header `{name}` has characters other than ASCII"),
-            ));
-        }
+    for (name, value) in head.handed_on()? {
         bytes.extend_from_slice(format!("{name}: {value}\r\n").as_bytes());
     }
     bytes.extend_from_slice(format!("{}: {caller}\r\n\r\n", Callers::HEADER).as_bytes());

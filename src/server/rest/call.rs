@@ -1,9 +1,10 @@
 //! One request in the request loop, and its one answer.
 
+use crossbeam_channel::Sender;
 use tiny_http::{Header, Request, Response};
 
 use crate::access::Peer;
-use crate::http::{Problem, Reply, percent_decode, query_pairs};
+use crate::http::{Head, Problem, Reply, SERVER, percent_decode, query_pairs};
 
 /// Types of bodies that have a JSON value in each line: nobody registered one, and three are used.
 const JSON_LINES: [&str; 4] = [
@@ -22,26 +23,54 @@ pub(super) enum Media {
     Untold,
 }
 
-/// A request that wants an answer. Dropped without one, tiny_http answers 500.
+/// A request that wants an answer. Dropped without one, it is answered 500.
 pub(super) struct Call {
-    request: Request,
+    request: Source,
     peer: Peer,
     method: String,
-    path: String,
-    query: String,
+    target: String,
+}
+
+/// Where a request came from, and where its answer goes.
+enum Source {
+    /// The relay, by way of tiny_http.
+    Relay(Request),
+    /// The thread of a publisher's connection, which waits for the answer.
+    Publisher {
+        headers: Vec<(&'static str, String)>,
+        body: Vec<u8>,
+        answer: Sender<Reply>,
+    },
 }
 
 impl Call {
-    pub(super) fn new(request: Request, peer: Peer) -> Self {
-        let (path, query) = request.url().split_once('?').unwrap_or((request.url(), ""));
-        let (path, query) = (path.to_owned(), query.to_owned());
+    pub(super) fn relayed(request: Request, peer: Peer) -> Self {
         Self {
             method: request.method().as_str().to_owned(),
-            path,
-            query,
+            target: request.url().to_owned(),
             peer,
-            request,
+            request: Source::Relay(request),
         }
+    }
+
+    /// # Errors
+    /// 400 for a header that handlers see and cannot read.
+    pub(super) fn published(
+        head: &Head,
+        body: Vec<u8>,
+        peer: Peer,
+        answer: Sender<Reply>,
+    ) -> Result<Self, Problem> {
+        Ok(Self {
+            method: head.method.clone(),
+            target: head.target.clone(),
+            peer,
+            request: Source::Publisher {
+                headers: head.handed_on()?,
+                body,
+                answer,
+            },
+        })
     }
 
     pub(super) fn method(&self) -> &str {
@@ -50,12 +79,12 @@ impl Call {
 
     /// The path, still percent-encoded.
     pub(super) fn path(&self) -> &str {
-        &self.path
+        self.target.split('?').next().unwrap_or_default()
     }
 
     /// Path and query as they came.
     pub(super) fn target(&self) -> &str {
-        self.request.url()
+        &self.target
     }
 
     /// Who asks.
@@ -70,17 +99,17 @@ impl Call {
 
     /// The query's names and values; the last of a name counts.
     pub(super) fn query(&self) -> Result<Vec<(String, String)>, Problem> {
-        query_pairs(&self.query)
+        query_pairs(self.target.split_once('?').map_or("", |(_, query)| query))
     }
 
     /// The last segment of the path, decoded.
     pub(super) fn last_segment(&self) -> Result<String, Problem> {
-        percent_decode(self.path.rsplit('/').next().unwrap_or_default())
+        percent_decode(self.path().rsplit('/').next().unwrap_or_default())
     }
 
     /// A segment of the path by its number, decoded; the first is 1.
     pub(super) fn segment(&self, number: usize) -> Result<String, Problem> {
-        percent_decode(self.path.split('/').nth(number).unwrap_or_default())
+        percent_decode(self.path().split('/').nth(number).unwrap_or_default())
     }
 
     /// What the client says that the body is.
@@ -98,12 +127,7 @@ impl Call {
         }
     }
 
-    /// Bytes of the body.
-    pub(super) fn body_length(&self) -> usize {
-        self.request.body_length().unwrap_or(0)
-    }
-
-    /// The body, which is to be JSON. The relay has sent all of it, so this waits for nobody.
+    /// The body, which is to be JSON; the second time it is empty. Waits for nobody.
     ///
     /// # Errors
     /// 415 when its type is neither JSON nor one of `others`.
@@ -126,20 +150,33 @@ impl Call {
     /// # Errors
     /// 400, which would be a bug: the relay has sent all of it.
     pub(super) fn any_body(&mut self) -> Result<Vec<u8>, Problem> {
-        let mut body = Vec::new();
-        self.request
-            .as_reader()
-            .read_to_end(&mut body)
-            .map_err(|error| Problem::new(400, format!("the body cannot be read: {error}")))?;
-        Ok(body)
+        match &mut self.request {
+            Source::Publisher { body, .. } => Ok(std::mem::take(body)),
+            Source::Relay(request) => {
+                let mut body = Vec::new();
+                let read = request.as_reader().read_to_end(&mut body);
+                read.map_err(|error| {
+                    Problem::new(400, format!("the body cannot be read: {error}"))
+                })?;
+                Ok(body)
+            }
+        }
     }
 
-    /// Answers. Never waits for the client: the relay takes the whole answer.
+    /// Answers. Never waits for the client: whoever asked on its behalf takes the whole answer.
     pub(super) fn reply(self, mut reply: Reply) {
         // The door has let it in.
         if let Some(origin) = self.header("Origin") {
             reply = reply.readable_by(origin);
         }
+        let request = match self.request {
+            Source::Relay(request) => request,
+            Source::Publisher { answer, .. } => {
+                // It has room for this one, and is waited for.
+                let _ = answer.send(reply);
+                return;
+            }
+        };
         let length = reply.body.len();
         let mut response = Response::new(
             reply.status.into(),
@@ -149,14 +186,11 @@ impl Call {
             None,
         )
         .with_chunked_threshold(usize::MAX)
-        .with_header(header(
-            "Server",
-            concat!("threadcast/", env!("CARGO_PKG_VERSION")),
-        ));
+        .with_header(header("Server", SERVER));
         for (name, value) in &reply.headers {
             response.add_header(header(name, value));
         }
-        if let Err(error) = self.request.respond(response) {
+        if let Err(error) = request.respond(response) {
             log::debug!("an answer found its connection closed: {error}");
         }
     }
@@ -179,11 +213,17 @@ impl Call {
     }
 
     pub(super) fn header(&self, name: &'static str) -> Option<&str> {
-        self.request
-            .headers()
-            .iter()
-            .find(|header| header.field.equiv(name))
-            .map(|header| header.value.as_str())
+        match &self.request {
+            Source::Relay(request) => request
+                .headers()
+                .iter()
+                .find(|header| header.field.equiv(name))
+                .map(|header| header.value.as_str()),
+            Source::Publisher { headers, .. } => headers
+                .iter()
+                .find(|(known, _)| known.eq_ignore_ascii_case(name))
+                .map(|(_, value)| value.as_str()),
+        }
     }
 }
 

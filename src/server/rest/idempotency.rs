@@ -12,11 +12,6 @@ const HEADER: &str = "Idempotency-Key";
 /// Longest key, in characters, as with Stripe.
 const MAX_CHARS: usize = 255;
 
-/// Whether a request names a key.
-pub(super) fn is_claimed(call: &Call) -> bool {
-    call.header(HEADER).is_some()
-}
-
 /// The key of a request with this body, if it names one. A key is its token's; without tokens
 /// it is the server's.
 ///

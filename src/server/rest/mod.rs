@@ -1,9 +1,12 @@
 //! REST: tiny_http's request loop, one route table, one handler per route.
 //!
 //! This is the only room that knows tiny_http. It sees nothing but whole, well-formed
-//! requests from the relay. The `rest` thread waits for nobody: commits are answered by the
-//! journal's callback, reading history happens on the `query` threads, and the relay takes
-//! whole answers at once.
+//! requests from the relay. The `rest` thread waits for nobody: reading history happens on the
+//! `query` threads, and the relay takes whole answers at once.
+//!
+//! What publishes is the exception, because everything depends on how fast that is: its handlers
+//! run on the thread of the publisher's connection ([`Publishing`]), which waits for the commit as
+//! a WebSocket's does. Four changes of threads less are half of the time.
 
 mod admin;
 mod call;
@@ -27,12 +30,12 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
-use crossbeam_channel::{Sender, unbounded};
+use crossbeam_channel::{Sender, bounded, unbounded};
 
 use crate::access::{Access, Callers, Peer};
 use crate::config::Limits;
 use crate::error::{Error, Result};
-use crate::http::Problem;
+use crate::http::{Head, Problem, Reply};
 use crate::journal::Journal;
 use crate::manager::ConnectionManager;
 use crate::store::Reader;
@@ -59,8 +62,11 @@ pub(super) struct Api {
     pub(super) started: Instant,
     console: Console,
     openapi: Document,
-    queries: Sender<Box<dyn FnOnce() + Send>>,
+    queries: Sender<Option<Query>>,
 }
+
+/// Work for a `query` thread; `None` ends one.
+type Query = Box<dyn FnOnce() + Send>;
 
 impl Api {
     /// Whether a publisher may hand so many messages or states to the journal now.
@@ -86,12 +92,44 @@ impl Api {
     /// Runs work that reads the store on a `query` thread. Never blocks.
     pub(super) fn query(&self, work: impl FnOnce() + Send + 'static) {
         // Bounded by the requests in hand, one per connection to the relay.
-        let _ = self.queries.send(Box::new(work));
+        let _ = self.queries.send(Some(Box::new(work)));
+    }
+}
+
+/// The handlers of what publishes, for the threads of connections.
+#[derive(Clone)]
+pub(super) struct Publishing(Arc<Api>);
+
+impl Publishing {
+    /// The route of a request that publishes.
+    pub(super) fn route(head: &Head) -> Option<&'static Route> {
+        if !matches!(&head.method[..], "POST" | "PUT") {
+            return None;
+        }
+        match routes::find(&head.method, head.path()) {
+            routes::Found::Route(route) => route.publishes().then_some(route),
+            _ => None,
+        }
+    }
+
+    /// Answers such a request. Blocks until what it publishes is committed, or cannot be.
+    #[inline(never)]
+    pub(super) fn answer(&self, route: &Route, head: &Head, body: Vec<u8>, peer: &Peer) -> Reply {
+        let (answer, answered) = bounded(1);
+        let call = match Call::published(head, body, peer.clone(), answer) {
+            Ok(call) => call,
+            Err(problem) => return problem.into(),
+        };
+        // What panics drops the call, and so the way for its answer.
+        let _ = catch_unwind(AssertUnwindSafe(|| route.answer(&self.0, call)));
+        let lost = |_| Problem::new(500, "a bug lost the answer").into();
+        answered.recv().unwrap_or_else(lost)
     }
 }
 
 /// The running request loop.
 pub(super) struct Rest {
+    publishing: Publishing,
     http: Arc<tiny_http::Server>,
     threads: Vec<JoinHandle<()>>,
     directory: PrivateDirectory,
@@ -120,7 +158,7 @@ impl Rest {
                 source: io::Error::other(error),
             })?;
         let http = Arc::new(http);
-        let (queries, work) = unbounded::<Box<dyn FnOnce() + Send>>();
+        let (queries, work) = unbounded::<Option<Query>>();
         let openapi = Document::new(access.has_tokens());
         let api = Arc::new(Api {
             journal,
@@ -134,11 +172,12 @@ impl Rest {
             openapi,
             queries,
         });
+        let publishing = Publishing(Arc::clone(&api));
         let mut threads = Vec::new();
         for number in 0..QUERY_THREADS {
             let work = work.clone();
             threads.push(spawn(format!("query-{number}"), move || {
-                for query in work {
+                while let Ok(Some(query)) = work.recv() {
                     // The request in it is then dropped, and tiny_http answers 500.
                     let _ = catch_unwind(AssertUnwindSafe(query));
                 }
@@ -153,10 +192,16 @@ impl Rest {
             }
         })?);
         Ok(Self {
+            publishing,
             http,
             threads,
             directory,
         })
+    }
+
+    /// What answers those who publish.
+    pub(super) fn publishing(&self) -> Publishing {
+        self.publishing.clone()
     }
 
     /// Where the relay connects to.
@@ -168,6 +213,7 @@ impl Rest {
     pub(super) fn stop(self) {
         self.http.unblock();
         for thread in self.threads.into_iter().rev() {
+            let _ = self.publishing.0.queries.send(None);
             // A panic was reported when it happened.
             let _ = thread.join();
         }
@@ -181,15 +227,12 @@ fn dispatch(api: &Arc<Api>, callers: &Callers, request: tiny_http::Request) {
     // Only the relay itself asks for nobody, on new connections and for a probe: `OPTIONS *`.
     let nobody = || Peer::from(SocketAddr::from(([0, 0, 0, 0], 0)));
     let is_known = caller.is_some();
-    let call = Call::new(request, caller.unwrap_or_else(nobody));
+    let call = Call::relayed(request, caller.unwrap_or_else(nobody));
     match routes::find(call.method(), call.path()) {
         routes::Found::Route(_) if !is_known => {
             call.reply(Problem::new(500, "nobody knows who asks").into());
         }
-        routes::Found::Route(route) => match route.needs.check(call.peer()) {
-            Ok(()) => (route.handler)(api, call),
-            Err(problem) => call.reply(problem.into()),
-        },
+        routes::Found::Route(route) => route.answer(api, call),
         routes::Found::Options(allow) => call.reply_options(&allow),
         routes::Found::OtherMethods(allow) => {
             let problem = Problem::method_not_allowed(call.method(), call.path(), &allow);

@@ -7,7 +7,6 @@ use serde_json::{Map, Value};
 
 use super::call::Media;
 use super::handlers::json_body;
-use super::states::SMALL_BODY;
 use super::{Api, Call, idempotency};
 use crate::access::{On, Peer, Scope};
 use crate::error::Error;
@@ -28,23 +27,13 @@ pub(super) fn post_to_channel(api: &Arc<Api>, call: Call) {
         })
     });
     match channel {
-        Ok(channel) => publish(api, call, Some(channel)),
+        Ok(channel) => publish(api, call, Some(&channel)),
         Err(problem) => call.reply(problem.into()),
     }
 }
 
 /// Publishes what the body has, on this channel if the path names one.
-fn publish(api: &Arc<Api>, call: Call, channel: Option<Channel>) {
-    // What takes long: reading many lines, hashing much.
-    let takes_long = call.media() == Media::JsonLines || idempotency::is_claimed(&call);
-    if !takes_long || call.body_length() <= SMALL_BODY {
-        return read_and_submit(api, call, channel.as_ref());
-    }
-    let shared = Arc::clone(api);
-    api.query(move || read_and_submit(&shared, call, channel.as_ref()));
-}
-
-fn read_and_submit(api: &Api, mut call: Call, channel: Option<&Channel>) {
+fn publish(api: &Api, mut call: Call, channel: Option<&Channel>) {
     let asked = read(&mut call, channel).and_then(|asked| {
         asked.check_scope(call.peer())?;
         api.check_room(call.peer(), asked.drafts.len())?;

@@ -31,6 +31,21 @@ pub struct Route {
     pub(super) handler: fn(&Arc<Api>, Call),
 }
 
+impl Route {
+    /// Whether it publishes something.
+    pub(super) fn publishes(&self) -> bool {
+        matches!(self.needs, Needs::Scope(Scope::Publish | Scope::State))
+    }
+
+    /// Runs the handler, if the caller may have it run.
+    pub(super) fn answer(&self, api: &Arc<Api>, call: Call) {
+        match self.needs.check(call.peer()) {
+            Ok(()) => (self.handler)(api, call),
+            Err(problem) => call.reply(problem.into()),
+        }
+    }
+}
+
 /// What whoever calls a route must be or have, where there are tokens; the handler asks for the
 /// channel or feed.
 #[derive(Debug, Clone, Copy)]

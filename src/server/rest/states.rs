@@ -18,19 +18,7 @@ use crate::protocol::{Feed, Published, State};
 /// whether it still is the last one.
 pub(super) const CACHE_CONTROL: &str = "no-cache";
 
-/// Bodies up to this are read on the `rest` thread; a larger one would hold it up for
-/// milliseconds, so a `query` thread takes it.
-pub(super) const SMALL_BODY: usize = 4 << 10;
-
-pub(super) fn put_state(api: &Arc<Api>, call: Call) {
-    if call.body_length() <= SMALL_BODY {
-        return publish(api, call);
-    }
-    let shared = Arc::clone(api);
-    api.query(move || publish(&shared, call));
-}
-
-fn publish(api: &Api, mut call: Call) {
+pub(super) fn put_state(api: &Arc<Api>, mut call: Call) {
     let asked = feed(&call).and_then(|feed| {
         call.peer().may(Scope::State, On::Feed(&feed))?;
         let body = body(&mut call)?;
