@@ -126,6 +126,7 @@ impl Journal {
             broadcast,
             feeds,
             held: None,
+            in_demand: false,
             max_batch: limits.max_batch.max(1),
             forgetting: Forgetting::new(config.retention.clone()),
             failing: false,

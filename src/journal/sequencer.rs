@@ -3,6 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
@@ -31,11 +32,20 @@ pub(super) struct Sequencer {
     pub(super) feeds: Feeds,
     /// Begins the next batch: its key is in the one before.
     pub(super) held: Option<Order>,
+    /// The last order came soon after the commit before it.
+    pub(super) in_demand: bool,
     pub(super) max_batch: usize,
     pub(super) forgetting: Forgetting,
     /// The last commit failed; it is logged when that begins and when it ends.
     pub(super) failing: bool,
 }
+
+/// How long the thread looks for the next order before it sleeps. Waking it takes 30 us on an idle
+/// core, and so does waking everybody else on the way there and back.
+const SPIN: Duration = Duration::from_micros(150);
+
+/// Orders that come sooner than this after the last commit are worth looking for.
+const DEMAND: Duration = Duration::from_micros(500);
 
 /// Bytes of drafts and states in one transaction, so that a batch of large ones stays short.
 const MAX_BATCH_BYTES: usize = 4 << 20;
@@ -93,6 +103,16 @@ impl Sequencer {
         if let Some(order) = self.held.take() {
             return Some(order);
         }
+        if let Some(order) = self.spin() {
+            return Some(order);
+        }
+        let begin = Instant::now();
+        let order = self.sleep();
+        self.in_demand = begin.elapsed() < DEMAND;
+        order
+    }
+
+    fn sleep(&mut self) -> Option<Order> {
         loop {
             if self.forgetting.is_off() {
                 return self.orders.recv().ok();
@@ -110,6 +130,23 @@ impl Sequencer {
                 Err(RecvTimeoutError::Disconnected) => return None,
             }
         }
+    }
+
+    /// Looks again and again for the next order, if the one before came just as soon: who answers
+    /// publishers as fast as they ask is not put to sleep for each of them.
+    fn spin(&self) -> Option<Order> {
+        if !self.in_demand {
+            return None;
+        }
+        let begin = Instant::now();
+        while begin.elapsed() < SPIN {
+            if let Ok(order) = self.orders.try_recv() {
+                return Some(order);
+            }
+            // Whoever has something to do has the core.
+            thread::yield_now();
+        }
+        None
     }
 
     fn commit(&mut self, batch: Batch) {

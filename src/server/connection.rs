@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::connections::Admitted;
 use super::relay::Relay;
-use super::rest::Publishing;
+use super::rest::{Publishing, Route};
 use super::socket::Sockets;
 use super::stream::Streams;
 use super::subscriber::wanted;
@@ -125,22 +125,53 @@ impl Connection<'_> {
             // Whoever drains wants its clients to go elsewhere.
             let draining = self.admitted.is_stopping() || self.door.usage.traffic.is_draining();
             let keep_alive = head.keep_alive && !draining;
-            let answer = match Publishing::route(&head) {
-                Some(route) => {
-                    let reply = self.door.publishing.answer(route, &head, body, &peer);
-                    reply.into_bytes(false, head.is_1_0, keep_alive)
+            let written = match Publishing::route(&head) {
+                Some(route) => self.publish(route, &head, body, &peer, keep_alive),
+                None => {
+                    let answer = self.door.relay.exchange(&head, &body, &peer, keep_alive);
+                    self.door.usage.traffic.answers.add(status(&answer));
+                    self.write(&answer).map_err(|_| Ended::Gone)
                 }
-                None => self.door.relay.exchange(&head, &body, &peer, keep_alive),
             };
-            self.door.usage.traffic.answers.add(status(&answer));
-            if self.write(&answer).is_err() {
-                return Ended::Gone;
+            if let Err(ended) = written {
+                return ended;
             }
             if !self.admitted.end_request() || !keep_alive {
                 return Ended::Unread;
             }
             idle = limits.idle_timeout;
         }
+    }
+
+    /// Publishes, and waits for the client's next request or, if that may be here already, for the
+    /// answer to this one: when it returns, that is written.
+    #[inline(never)]
+    fn publish(
+        &self,
+        route: &Route,
+        head: &Head,
+        body: Vec<u8>,
+        peer: &Peer,
+        keep_alive: bool,
+    ) -> Result<(), Ended> {
+        let answers = self.admitted.answers().map_err(|error| {
+            let detail = format!("the server lacks a descriptor for this request: {error}");
+            self.refuse(Problem::unavailable(detail, 1))
+        })?;
+        let (awaited, usage) = (answers.begin(), Arc::clone(&self.door.usage));
+        let is_1_0 = head.is_1_0;
+        let answer = move |reply: Reply| {
+            usage.traffic.answers.add(Some(reply.status));
+            awaited.write(reply.into_bytes(false, is_1_0, keep_alive));
+        };
+        let publishing = &self.door.publishing;
+        publishing.serve(route, head, body, peer, answer);
+        let may_idle = keep_alive && self.incoming.is_empty();
+        let in_time = !may_idle || answers.wait_for_more(self.door.limits.idle_timeout);
+        if let Some(left) = answers.settle() {
+            self.write(&left).map_err(|_| Ended::Gone)?;
+        }
+        if in_time { Ok(()) } else { Err(Ended::Gone) }
     }
 
     /// Whose request it is. Never inlined: a subscriber's whole life is spent below

@@ -2,11 +2,13 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::io;
 use std::net::{IpAddr, Shutdown};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
+use super::answers::Answers;
 use crate::access::{Network, Peer, network_of};
 use crate::config::Limits;
 use crate::http::Problem;
@@ -43,8 +45,10 @@ struct Inner {
 #[derive(Debug)]
 struct Ticket {
     stream: Arc<Stream>,
-    /// A request was read and is not answered yet.
+    /// A request was read, and its thread does not know yet that it is answered.
     busy: AtomicBool,
+    /// Once it has published something.
+    answers: OnceLock<Arc<Answers>>,
 }
 
 impl Connections {
@@ -85,6 +89,7 @@ impl Connections {
         let ticket = Arc::new(Ticket {
             stream: Arc::clone(stream),
             busy: AtomicBool::new(false),
+            answers: OnceLock::new(),
         });
         inner.http.insert(id, Arc::clone(&ticket));
         self.show_http(&inner);
@@ -139,14 +144,14 @@ impl Connections {
     /// Ends idle HTTP connections now and busy ones after their answer.
     pub(super) fn stop(&self) {
         self.stopping.store(true, Ordering::SeqCst);
-        for ticket in self
-            .lock()
-            .http
-            .values()
-            .filter(|ticket| !ticket.busy.load(Ordering::SeqCst))
-        {
-            // Ends the wait for a request; one that has arrived is still read.
-            let _ = ticket.stream.shutdown(Shutdown::Read);
+        for ticket in self.lock().http.values() {
+            if !ticket.busy.load(Ordering::SeqCst) {
+                // Ends the wait for a request; one that has arrived is still read.
+                let _ = ticket.stream.shutdown(Shutdown::Read);
+            } else if let Some(answers) = ticket.answers.get() {
+                // It may be answered already.
+                answers.wake();
+            }
         }
     }
 
@@ -230,6 +235,20 @@ impl Admitted {
     /// A whole request head has arrived: a shutdown waits for its answer.
     pub(super) fn begin_request(&self) {
         self.ticket.busy.store(true, Ordering::SeqCst);
+    }
+
+    /// Where answers to what it publishes go.
+    ///
+    /// # Errors
+    /// When the process has no descriptor left.
+    pub(super) fn answers(&self) -> io::Result<&Arc<Answers>> {
+        let answers = &self.ticket.answers;
+        if answers.get().is_none() {
+            let made = Answers::new(Arc::clone(&self.ticket.stream))?;
+            // Only this connection's thread makes them.
+            let _ = answers.set(made);
+        }
+        answers.get().ok_or_else(|| io::ErrorKind::Other.into())
     }
 
     /// The answer is written; `false` when the server is shutting down.

@@ -1,5 +1,6 @@
 //! The whole server: wired together, started, shut down.
 
+mod answers;
 mod capacity;
 mod connection;
 mod connections;

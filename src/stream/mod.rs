@@ -15,6 +15,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use rustix::net::{SendFlags, send};
 #[cfg(feature = "tls")]
 use session::Session;
 
@@ -72,6 +73,18 @@ impl Stream {
             return session.push(&self.socket);
         }
         Ok(0)
+    }
+
+    /// Sends what the socket takes at once, whatever [`Self::set_nonblocking`] says; returns how
+    /// many bytes that was. Over TLS it takes nothing: whoever writes there may have to wait.
+    pub(crate) fn send_now(&self, bytes: &[u8]) -> usize {
+        #[cfg(feature = "tls")]
+        if self.session.get().is_some() {
+            return 0;
+        }
+        // Whoever reads or writes next is told what is wrong with it.
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        send(&self.socket, bytes, flags).unwrap_or(0)
     }
 
     /// Whether something waits for [`Self::push`].

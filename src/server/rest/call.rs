@@ -1,6 +1,5 @@
 //! One request in the request loop, and its one answer.
 
-use crossbeam_channel::Sender;
 use tiny_http::{Header, Request, Response};
 
 use crate::access::Peer;
@@ -35,12 +34,31 @@ pub(super) struct Call {
 enum Source {
     /// The relay, by way of tiny_http.
     Relay(Request),
-    /// The thread of a publisher's connection, which waits for the answer.
+    /// The thread of a publisher's connection.
     Publisher {
         headers: Vec<(&'static str, String)>,
         body: Vec<u8>,
-        answer: Sender<Reply>,
+        answer: Answer,
     },
+}
+
+/// What is done with a publisher's answer. Whatever happens to it, it gets one.
+struct Answer(Option<Box<dyn FnOnce(Reply) + Send>>);
+
+impl Answer {
+    fn give(mut self, reply: Reply) {
+        if let Some(answer) = self.0.take() {
+            answer(reply);
+        }
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        if let Some(answer) = self.0.take() {
+            answer(Problem::new(500, "a bug lost the answer").into());
+        }
+    }
 }
 
 impl Call {
@@ -53,22 +71,28 @@ impl Call {
         }
     }
 
-    /// # Errors
-    /// 400 for a header that handlers see and cannot read.
+    /// `None` when it is answered already: 400 for a header that handlers see and cannot read.
     pub(super) fn published(
         head: &Head,
         body: Vec<u8>,
         peer: Peer,
-        answer: Sender<Reply>,
-    ) -> Result<Self, Problem> {
-        Ok(Self {
+        answer: impl FnOnce(Reply) + Send + 'static,
+    ) -> Option<Self> {
+        let headers = match head.handed_on() {
+            Ok(headers) => headers,
+            Err(problem) => {
+                answer(problem.into());
+                return None;
+            }
+        };
+        Some(Self {
             method: head.method.clone(),
             target: head.target.clone(),
             peer,
             request: Source::Publisher {
-                headers: head.handed_on()?,
+                headers,
                 body,
-                answer,
+                answer: Answer(Some(Box::new(answer))),
             },
         })
     }
@@ -171,11 +195,7 @@ impl Call {
         }
         let request = match self.request {
             Source::Relay(request) => request,
-            Source::Publisher { answer, .. } => {
-                // It has room for this one, and is waited for.
-                let _ = answer.send(reply);
-                return;
-            }
+            Source::Publisher { answer, .. } => return answer.give(reply),
         };
         let length = reply.body.len();
         let mut response = Response::new(
