@@ -7,6 +7,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use super::gate::Gate;
 use super::redis::Redis;
 use super::{Http, Program, Response, Ws, eventually};
 
@@ -35,6 +36,18 @@ impl Cluster {
             cluster.add_with(flags);
         }
         cluster
+    }
+
+    /// Two nodes on this Redis, and one that has a gate before it.
+    pub fn with_gate(redis: Redis, flags: &[&str]) -> (Self, Gate) {
+        let mut cluster = Self::of_with(redis, flags);
+        let gate = Gate::before(cluster.redis.address);
+        let database = cluster.nodes.pop().expect("a third").database;
+        let url = format!("redis://{}", gate.address);
+        let node = Node::start_at(database, &url, flags);
+        node.await_connected();
+        cluster.nodes.push(node);
+        (cluster, gate)
     }
 
     /// One more node, with an empty database.
@@ -71,7 +84,12 @@ pub struct Node {
 
 impl Node {
     pub fn start(database: PathBuf, redis: &Redis, flags: &[&str]) -> Self {
-        let mut all = vec!["--backplane".to_owned(), redis.url()];
+        Self::start_at(database, &redis.url(), flags)
+    }
+
+    /// One whose Redis is behind something else.
+    pub fn start_at(database: PathBuf, url: &str, flags: &[&str]) -> Self {
+        let mut all = vec!["--backplane".to_owned(), url.to_owned()];
         all.extend(flags.iter().map(|&flag| flag.to_owned()));
         Self {
             program: run(&database, &all),

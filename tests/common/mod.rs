@@ -7,6 +7,7 @@ pub mod cable;
 pub mod cli;
 pub mod cluster;
 pub mod exposition;
+pub mod gate;
 pub mod proxy;
 pub mod redis;
 pub mod sse;
