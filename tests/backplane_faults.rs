@@ -47,7 +47,10 @@ impl Load {
             match answer.status {
                 200 => {
                     let id = id(&answer.json()["message"]);
-                    self.acknowledged.lock().expect("a list").push((id, content));
+                    self.acknowledged
+                        .lock()
+                        .expect("a list")
+                        .push((id, content));
                 }
                 503 => self.refused.lock().expect("a list").push(content),
                 _ => panic!("{}", answer.text()),
@@ -102,7 +105,9 @@ fn after_kill_9_of_a_node_what_it_acknowledged_is_on_all_and_it_goes_on_where_it
         });
         let history = cluster.history();
         load.assert_is_in(&history);
-        let gaps = history.windows(2).find(|two| id(&two[1]) != id(&two[0]) + 1);
+        let gaps = history
+            .windows(2)
+            .find(|two| id(&two[1]) != id(&two[0]) + 1);
         assert!(gaps.is_none(), "{gaps:?}");
     }
 }
@@ -176,7 +181,10 @@ fn while_redis_is_gone_publishing_is_503_with_retry_after_and_the_rest_goes_on()
         node.await_connected();
         node.publish("lab", "after");
     }
-    assert_eq!(contents(&cluster.history()), ["before", "after", "after", "after"]);
+    assert_eq!(
+        contents(&cluster.history()),
+        ["before", "after", "after", "after"]
+    );
     for expected in 2..=4 {
         assert_eq!(listener.next_message()["id"], expected);
     }
@@ -204,7 +212,10 @@ fn a_redis_that_stands_still_stores_nothing_that_was_answered_with_503() {
             move || {
                 let mut http = node.http();
                 let first = try_publish(&mut http, &format!("refused {number}"));
-                [first, try_publish(&mut http, &format!("refused {number} again"))]
+                [
+                    first,
+                    try_publish(&mut http, &format!("refused {number} again")),
+                ]
             }
         };
         let all: Vec<_> = (0..30).map(|it| scope.spawn(publish(it))).collect();
@@ -223,7 +234,10 @@ fn a_redis_that_stands_still_stores_nothing_that_was_answered_with_503() {
         node.await_connected();
         node.publish("lab", "after");
     }
-    assert_eq!(contents(&cluster.history()), ["before", "after", "after", "after"]);
+    assert_eq!(
+        contents(&cluster.history()),
+        ["before", "after", "after", "after"]
+    );
     for expected in 2..=4 {
         assert_eq!(listener.next_message()["id"], expected);
     }
@@ -284,7 +298,10 @@ fn who_repeats_what_was_503_with_the_same_key_has_it_stored_once() {
 
 fn repeat_until_stored(node: std::net::SocketAddr, key: &str) {
     let body = json!({"channel_id": "lab", "author": "a", "content": key}).to_string();
-    let headers = [("Content-Type", "application/json"), ("Idempotency-Key", key)];
+    let headers = [
+        ("Content-Type", "application/json"),
+        ("Idempotency-Key", key),
+    ];
     let mut http = Http::connect(node);
     eventually("it is stored", || {
         let answer = http.request("POST", "/api/messages", &headers, body.as_bytes());

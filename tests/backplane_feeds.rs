@@ -51,7 +51,11 @@ fn feeds_converge_however_many_publishers_compete_on_all_nodes() {
     });
     revs.sort_unstable();
     let newest = revs.len() as u64;
-    assert_eq!(revs, (1..=newest).collect::<Vec<_>>(), "one change, one rev");
+    assert_eq!(
+        revs,
+        (1..=newest).collect::<Vec<_>>(),
+        "one change, one rev"
+    );
     eventually("all nodes have the newest", || {
         let mut states = nodes.iter().map(|node| node.http().state("board"));
         states.all(|state| rev(&state) == newest)
@@ -115,7 +119,10 @@ fn the_history_of_workflows_is_the_same_on_every_node() {
 /// A POST or PUT with this key.
 fn keyed(http: &mut Http, key: &str, content: &str) -> Response {
     let body = json!({"channel_id": "lab", "author": "ada", "content": content}).to_string();
-    let headers = [("Content-Type", "application/json"), ("Idempotency-Key", key)];
+    let headers = [
+        ("Content-Type", "application/json"),
+        ("Idempotency-Key", key),
+    ];
     http.request("POST", "/api/messages", &headers, body.as_bytes())
 }
 
@@ -149,9 +156,13 @@ fn a_put_repeated_on_another_node_gets_the_first_answer_although_the_feed_has_go
     let Some(redis) = Redis::start() else { return };
     let cluster = Cluster::of(redis);
     let put = |node: &Node, key: &str, body: &str| {
-        let headers = [("Content-Type", "application/json"), ("Idempotency-Key", key)];
+        let headers = [
+            ("Content-Type", "application/json"),
+            ("Idempotency-Key", key),
+        ];
         let target = "/api/state/board";
-        node.http().request("PUT", target, &headers, body.as_bytes())
+        node.http()
+            .request("PUT", target, &headers, body.as_bytes())
     };
     let first = put(&cluster.nodes[0], "a", "[1]");
     assert_eq!(put(&cluster.nodes[1], "b", "[2]").json()["rev"], 2);
@@ -159,7 +170,9 @@ fn a_put_repeated_on_another_node_gets_the_first_answer_although_the_feed_has_go
     assert_eq!(again.text(), first.text());
     assert_eq!(again.header(REPLAYED), Some("true"));
     for node in &cluster.nodes {
-        eventually("the second state stays", || node.http().state("board")["rev"] == 2);
+        eventually("the second state stays", || {
+            node.http().state("board")["rev"] == 2
+        });
     }
 }
 
@@ -179,7 +192,9 @@ fn of_one_key_at_the_same_moment_on_all_nodes_one_is_stored_and_all_hear_of_it()
                 }
             };
             let all: Vec<_> = (0..6).map(|it| scope.spawn(ask(it))).collect();
-            all.into_iter().map(|it| it.join().expect("an answer")).collect()
+            all.into_iter()
+                .map(|it| it.join().expect("an answer"))
+                .collect()
         });
         for answer in &answers {
             assert_eq!(answer.status, 200, "{}", answer.text());

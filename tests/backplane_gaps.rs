@@ -71,14 +71,19 @@ fn a_node_whose_next_messages_were_trimmed_marks_its_hole_and_tells_who_asks_for
         back.await_connected();
         let ids: Vec<_> = back.history().iter().map(id).collect();
         assert_eq!(ids, (1..=10).chain(61..=80).collect::<Vec<_>>());
-        eventually("the state is there", || back.http().state("board")["rev"] == 1);
+        eventually("the state is there", || {
+            back.http().state("board")["rev"] == 1
+        });
         assert_eq!(back.http().state("board")["data"], json!([1]));
         for since in [0, 5, 10, 11, 40, 59] {
             let (heard, gaps) = replayed(back, since);
             let kept: Vec<u64> = (since + 1..=10).chain(61..=80).collect();
             // Where a part of it is here, it may come before the gap is told, or be skipped with it.
             assert!(kept.ends_with(&heard), "since {since}: {heard:?}");
-            assert!(heard.ends_with(&(61..=80).collect::<Vec<_>>()), "since {since}: {heard:?}");
+            assert!(
+                heard.ends_with(&(61..=80).collect::<Vec<_>>()),
+                "since {since}: {heard:?}"
+            );
             let [gap] = &gaps[..] else {
                 panic!("since {since}: {gaps:?}");
             };
@@ -159,7 +164,10 @@ fn who_is_live_on_a_node_when_it_gets_a_hole_is_told_of_it_before_what_comes_aft
     cut_off.await_head(103);
     let frames = until(&mut live, 103);
     let heard = through_a_gap(&frames);
-    assert!(heard.ends_with(&(94..=103).collect::<Vec<_>>()), "{heard:?}");
+    assert!(
+        heard.ends_with(&(94..=103).collect::<Vec<_>>()),
+        "{heard:?}"
+    );
     assert_eq!(through_a_gap(&until(&mut with_cursor, 103)), heard);
     let mut events = vec![event_stream.next()];
     while events.last().expect("an event")["data"]["id"] != 103 {
@@ -212,7 +220,10 @@ fn a_redis_that_has_lost_everything_gives_no_id_twice() {
     cluster.nodes[1].http().put_state("board", "[1]");
     let before = cluster.history();
     eventually("all have the state", || {
-        cluster.nodes.iter().all(|it| it.http().state("board")["rev"] == 1)
+        cluster
+            .nodes
+            .iter()
+            .all(|it| it.http().state("board")["rev"] == 1)
     });
     let mut listener = cluster.nodes[2].subscribe("lab");
     // Without persistence it comes back empty.

@@ -40,7 +40,10 @@ fn refused(database: &Path, url: &str, flags: &[&str]) -> String {
 fn assert_says(sentence: &str, words: &[&str]) {
     let lower = sentence.to_lowercase();
     for word in words {
-        assert!(lower.contains(&word.to_lowercase()), "{word:?} is not in {sentence:?}");
+        assert!(
+            lower.contains(&word.to_lowercase()),
+            "{word:?} is not in {sentence:?}"
+        );
     }
     assert!(!sentence.contains("s3cret"), "a password: {sentence:?}");
 }
@@ -93,7 +96,11 @@ fn a_key_of_another_type_under_the_streams_name_is_said_and_left_alone() {
     let sentence = refused(&dir.path().join("a.db"), &redis.url(), &[]);
     assert_says(&sentence, &[&stream, "string", "--backplane-key"]);
     assert_eq!(redis.call(&["GET", &stream]).text(), "of somebody else");
-    assert_eq!(redis.call(&["DBSIZE"]), Reply::Number(1), "it wrote something");
+    assert_eq!(
+        redis.call(&["DBSIZE"]),
+        Reply::Number(1),
+        "it wrote something"
+    );
 }
 
 #[test]
@@ -105,9 +112,17 @@ fn a_stream_of_another_program_is_said_and_left_alone() {
     let sentence = refused(&dir.path().join("a.db"), &redis.url(), &[]);
     assert_says(&sentence, &[&stream, "--backplane-key"]);
     assert_eq!(redis.call(&["XLEN", &stream]), Reply::Number(1));
-    assert_eq!(redis.call(&["DBSIZE"]), Reply::Number(1), "it wrote something");
+    assert_eq!(
+        redis.call(&["DBSIZE"]),
+        Reply::Number(1),
+        "it wrote something"
+    );
     // Under another name there is room for both.
-    let node = Node::start(dir.path().join("a.db"), &redis, &["--backplane-key", "ours"]);
+    let node = Node::start(
+        dir.path().join("a.db"),
+        &redis,
+        &["--backplane-key", "ours"],
+    );
     node.await_connected();
     assert_eq!(node.publish("lab", "x"), 1);
 }
@@ -121,7 +136,9 @@ fn a_foreign_entry_in_the_middle_of_the_stream_disturbs_no_other() {
     let stream = cluster.redis.stream();
     // What somebody may try by hand: an id of the clock's would take all others' place, so it
     // is one behind the newest.
-    cluster.redis.call(&["XADD", &stream, "1-77", "temperature", "21.5"]);
+    cluster
+        .redis
+        .call(&["XADD", &stream, "1-77", "temperature", "21.5"]);
     eventually("the others go on", || {
         try_publish(&mut cluster.nodes[0].http(), "after").status == 200
     });
@@ -135,7 +152,9 @@ fn a_foreign_entry_in_the_middle_of_the_stream_disturbs_no_other() {
 #[test]
 fn a_node_of_another_log_is_told_so_and_neither_log_is_changed() {
     let Some(redis) = Redis::start() else { return };
-    let Some(elsewhere) = Redis::start() else { return };
+    let Some(elsewhere) = Redis::start() else {
+        return;
+    };
     let dir = tempfile::tempdir().expect("a temporary directory");
     let ours = Node::start(dir.path().join("ours.db"), &redis, &[]);
     ours.await_connected();
@@ -172,20 +191,34 @@ fn a_single_server_with_messages_of_its_own_cannot_join_a_log_that_has_others() 
 #[test]
 fn a_url_that_is_none_is_said_before_anything_is_opened() {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    for url in ["localhost", "http://localhost", "redis://", "redis://local host"] {
+    for url in [
+        "localhost",
+        "http://localhost",
+        "redis://",
+        "redis://local host",
+    ] {
         let database = dir.path().join("a.db");
         let mut command = threadcast(&["serve", "--listen", "127.0.0.1:0", "--backplane", url]);
-        let run = command.arg("--db").arg(&database).output().expect("it runs");
+        let run = command
+            .arg("--db")
+            .arg(&database)
+            .output()
+            .expect("it runs");
         let said = String::from_utf8_lossy(&run.stderr).into_owned();
         assert!(!run.status.success(), "{url}: {said}");
-        assert!(said.contains("redis://") && said.contains("backplane"), "{url}: {said}");
+        assert!(
+            said.contains("redis://") && said.contains("backplane"),
+            "{url}: {said}"
+        );
         assert!(!database.exists(), "{url}");
     }
 }
 
 #[test]
 fn a_redis_that_is_not_there_yet_is_waited_for() {
-    let Some(mut redis) = Redis::start() else { return };
+    let Some(mut redis) = Redis::start() else {
+        return;
+    };
     let dir = tempfile::tempdir().expect("a temporary directory");
     redis.kill();
     let node = Node::start(dir.path().join("a.db"), &redis, &[]);

@@ -203,12 +203,17 @@ pub fn publish_many(http: &mut Http, channel: &str, count: usize) -> u64 {
     while left > 0 {
         let some = left.min(500);
         let lines: String = (0..some)
-            .map(|_| json!({"channel_id": channel, "author": "a", "content": "x"}).to_string() + "\n")
+            .map(|_| {
+                json!({"channel_id": channel, "author": "a", "content": "x"}).to_string() + "\n"
+            })
             .collect();
         let kind = [("Content-Type", "application/x-ndjson")];
         let answer = http.request("POST", "/api/messages", &kind, lines.as_bytes());
         assert_eq!(answer.status, 200, "{}", answer.text());
-        last = answer.json()["ids"].as_array().and_then(|ids| ids.last()?.as_u64()).expect("ids");
+        last = answer.json()["ids"]
+            .as_array()
+            .and_then(|ids| ids.last()?.as_u64())
+            .expect("ids");
         left -= some;
     }
     last

@@ -88,10 +88,9 @@ impl Redis {
 
     /// One that wants this password.
     pub fn start_locked(password: &str) -> Option<Self> {
-        Self::start_with(&["--requirepass", password]).map(|redis| Self {
-            password: Some(password.to_owned()),
-            ..redis
-        })
+        let mut redis = Self::start_with(&["--requirepass", password])?;
+        redis.password = Some(password.to_owned());
+        Some(redis)
     }
 
     fn start_with(config: &[&str]) -> Option<Self> {
