@@ -4,8 +4,7 @@
 //! room for it, so that the connection's own thread is not woken for that but by the client's next
 //! request. What does not fit is left to that thread. One answer is under way at a time.
 
-use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -17,16 +16,19 @@ use crate::stream::Stream;
 #[derive(Debug)]
 pub(super) struct Answers {
     stream: Arc<Stream>,
-    wake: Wake,
+    /// Without one, because the process has no descriptor left, the thread waits for the answer
+    /// instead of the next request.
+    wake: Option<Wake>,
     state: Mutex<State>,
+    settled: Condvar,
 }
 
 #[derive(Debug)]
 enum State {
     /// Nothing is awaited.
     Written,
-    /// A handler or the journal has the request. Whether the connection's thread waits for that.
-    Awaited { wake: bool },
+    /// A handler or the journal has the request.
+    Awaited,
     /// What the socket did not take.
     Left(Vec<u8>),
 }
@@ -35,19 +37,18 @@ enum State {
 pub(super) struct Awaited(Arc<Answers>);
 
 impl Answers {
-    /// # Errors
-    /// When the process has no descriptor left.
-    pub(super) fn new(stream: Arc<Stream>) -> io::Result<Arc<Self>> {
-        Ok(Arc::new(Self {
+    pub(super) fn new(stream: Arc<Stream>) -> Arc<Self> {
+        Arc::new(Self {
             stream,
-            wake: Wake::new()?,
+            wake: Wake::new().ok(),
             state: Mutex::new(State::Written),
-        }))
+            settled: Condvar::new(),
+        })
     }
 
     /// A request is about to be handled, and those before it are answered.
     pub(super) fn begin(self: &Arc<Self>) -> Awaited {
-        *self.lock() = State::Awaited { wake: false };
+        *self.lock() = State::Awaited;
         Awaited(Arc::clone(self))
     }
 
@@ -55,6 +56,9 @@ impl Answers {
     /// thread: what the socket did not take is to be written, or somebody calls [`Self::wake`].
     /// `false` when neither came in time.
     pub(super) fn wait_for_more(&self, timeout: Duration) -> bool {
+        let Some(wake) = &self.wake else {
+            return true;
+        };
         if self.stream.has_unread() {
             return true;
         }
@@ -64,7 +68,7 @@ impl Answers {
         };
         let mut ready = [
             PollFd::new(&*self.stream, PollFlags::IN),
-            PollFd::new(&self.wake, PollFlags::IN),
+            PollFd::new(wake, PollFlags::IN),
         ];
         // An interruption is one more look.
         !matches!(poll(&mut ready, Some(&timeout)), Ok(0))
@@ -72,27 +76,29 @@ impl Answers {
 
     /// Waits until the answer under way is there, and returns what is left of it to write.
     pub(super) fn settle(&self) -> Option<Vec<u8>> {
-        loop {
-            match &mut *self.lock() {
-                State::Written => return None,
-                State::Awaited { wake } => *wake = true,
-                state => {
-                    let State::Left(bytes) = std::mem::replace(state, State::Written) else {
-                        return None;
-                    };
-                    self.wake.clear();
-                    return Some(bytes);
+        let mut state = self.lock();
+        while matches!(*state, State::Awaited) {
+            state = self
+                .settled
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        match std::mem::replace(&mut *state, State::Written) {
+            State::Left(bytes) => {
+                if let Some(wake) = &self.wake {
+                    wake.clear();
                 }
+                Some(bytes)
             }
-            let mut ready = [PollFd::new(&self.wake, PollFlags::IN)];
-            let _ = poll(&mut ready, None);
-            self.wake.clear();
+            State::Written | State::Awaited => None,
         }
     }
 
     /// Makes the connection's thread look around.
     pub(super) fn wake(&self) {
-        self.wake.wake();
+        if let Some(wake) = &self.wake {
+            wake.wake();
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -106,14 +112,14 @@ impl Awaited {
         let mut state = self.0.lock();
         let sent = self.0.stream.send_now(&bytes);
         bytes.drain(..sent);
-        let waits = matches!(*state, State::Awaited { wake: true });
         let is_left = !bytes.is_empty();
         *state = match is_left {
             true => State::Left(bytes),
             false => State::Written,
         };
         drop(state);
-        if waits || is_left {
+        self.0.settled.notify_one();
+        if is_left {
             self.0.wake();
         }
     }

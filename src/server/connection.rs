@@ -154,10 +154,7 @@ impl Connection<'_> {
         peer: &Peer,
         keep_alive: bool,
     ) -> Result<(), Ended> {
-        let answers = self.admitted.answers().map_err(|error| {
-            let detail = format!("the server lacks a descriptor for this request: {error}");
-            self.refuse(Problem::unavailable(detail, 1))
-        })?;
+        let answers = self.admitted.answers();
         let (awaited, usage) = (answers.begin(), Arc::clone(&self.door.usage));
         let is_1_0 = head.is_1_0;
         let answer = move |reply: Reply| {

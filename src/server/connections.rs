@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::io;
 use std::net::{IpAddr, Shutdown};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -238,17 +237,10 @@ impl Admitted {
     }
 
     /// Where answers to what it publishes go.
-    ///
-    /// # Errors
-    /// When the process has no descriptor left.
-    pub(super) fn answers(&self) -> io::Result<&Arc<Answers>> {
-        let answers = &self.ticket.answers;
-        if answers.get().is_none() {
-            let made = Answers::new(Arc::clone(&self.ticket.stream))?;
-            // Only this connection's thread makes them.
-            let _ = answers.set(made);
-        }
-        answers.get().ok_or_else(|| io::ErrorKind::Other.into())
+    pub(super) fn answers(&self) -> &Arc<Answers> {
+        let ticket = &self.ticket;
+        let make = || Answers::new(Arc::clone(&ticket.stream));
+        ticket.answers.get_or_init(make)
     }
 
     /// The answer is written; `false` when the server is shutting down.
