@@ -10,6 +10,7 @@ pub mod exposition;
 pub mod gate;
 pub mod proxy;
 pub mod redis;
+pub mod resp;
 pub mod sse;
 pub mod system;
 pub mod tokens;

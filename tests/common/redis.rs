@@ -10,61 +10,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use super::DEADLINE;
+pub use super::resp::{Connection, Reply};
 use super::system::{own_address, skipped};
-
-/// What Redis answers (RESP2, redis.io/docs/latest/develop/reference/protocol-spec).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Reply {
-    Nil,
-    Number(i64),
-    Text(String),
-    Error(String),
-    List(Vec<Reply>),
-}
-
-impl Reply {
-    pub fn text(&self) -> &str {
-        match self {
-            Self::Text(text) => text,
-            other => panic!("not a text: {other:?}"),
-        }
-    }
-
-    pub fn number(&self) -> i64 {
-        match self {
-            Self::Number(number) => *number,
-            other => panic!("not a number: {other:?}"),
-        }
-    }
-
-    pub fn list(&self) -> &[Self] {
-        match self {
-            Self::List(list) => list,
-            other => panic!("not a list: {other:?}"),
-        }
-    }
-
-    fn read(from: &mut impl BufRead) -> Self {
-        let mut line = String::new();
-        from.read_line(&mut line).expect("an answer in time");
-        let line = line.strip_suffix("\r\n").expect("a whole line");
-        let number = || line[1..].parse().expect("a number");
-        match line.as_bytes()[0] {
-            b'+' => Self::Text(line[1..].to_owned()),
-            b'-' => Self::Error(line[1..].to_owned()),
-            b':' => Self::Number(number()),
-            b'$' | b'*' if number() < 0 => Self::Nil,
-            b'$' => {
-                let mut bytes = vec![0; number() as usize + 2];
-                from.read_exact(&mut bytes).expect("a whole text");
-                bytes.truncate(bytes.len() - 2);
-                Self::Text(String::from_utf8_lossy(&bytes).into_owned())
-            }
-            b'*' => Self::List((0..number()).map(|_| Self::read(from)).collect()),
-            _ => panic!("no answer of Redis: {line}"),
-        }
-    }
-}
 
 /// A redis-server on a free port with a directory of its own; killed when this is dropped.
 pub struct Redis {
@@ -218,32 +165,6 @@ fn answers(address: SocketAddr) -> bool {
         .and_then(|()| stream.read(&mut answer));
     let answer = &answer[..read.unwrap_or(0)];
     answer.starts_with(b"+PONG") || answer.starts_with(b"-NOAUTH")
-}
-
-/// A connection for commands.
-pub struct Connection {
-    stream: BufReader<TcpStream>,
-}
-
-impl Connection {
-    pub fn open(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address).expect("Redis accepts");
-        stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
-        stream.set_nodelay(true).expect("nodelay");
-        Self {
-            stream: BufReader::new(stream),
-        }
-    }
-
-    pub fn call(&mut self, command: &[&str]) -> Reply {
-        let mut bytes = format!("*{}\r\n", command.len());
-        for part in command {
-            bytes.push_str(&format!("${}\r\n{part}\r\n", part.len()));
-        }
-        let stream = self.stream.get_mut();
-        stream.write_all(bytes.as_bytes()).expect("Redis reads");
-        Reply::read(&mut self.stream)
-    }
 }
 
 /// Plays a Redis of this version to whoever connects, for as long as the test's process lives.
