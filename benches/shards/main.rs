@@ -188,12 +188,13 @@ fn print_one_stream(costs: &Costs) {
     }
 }
 
-/// How subscribers come to nodes, and what these follow.
+/// How subscribers come to nodes, and what these follow. The last needs a stream for each channel,
+/// or a Redis that leaves out what a node does not want.
 #[derive(Clone, Copy)]
 enum Plan {
     Everything,
     Anywhere,
-    ByChannel,
+    ByShard,
     OnlyChannels,
 }
 
@@ -203,9 +204,9 @@ const PLANS: [(&str, Plan); 4] = [
         "shards with local subscribers, placed anywhere",
         Plan::Anywhere,
     ),
-    ("the same, subscribers placed by channel", Plan::ByChannel),
+    ("the same, subscribers placed by shard", Plan::ByShard),
     (
-        "a stream per channel, placed by channel",
+        "only channels with local subscribers, placed by shard",
         Plan::OnlyChannels,
     ),
 ];
@@ -229,8 +230,8 @@ fn print_shards(costs: &Costs) {
             let part = match plan {
                 Plan::Everything => 1.0,
                 Plan::Anywhere => of(world.anywhere(nodes, shards, 1), false),
-                Plan::ByChannel => of(world.by_channel(nodes, shards), false),
-                Plan::OnlyChannels => of(world.by_channel(nodes, shards), true),
+                Plan::ByShard => of(world.by_shard(nodes, shards), false),
+                Plan::OnlyChannels => of(world.by_shard(nodes, shards), true),
             };
             let masters = shards.min(64);
             let busiest = world.busiest_shard(masters);
@@ -239,10 +240,10 @@ fn print_shards(costs: &Costs) {
         }
     }
     let anywhere = world.anywhere(nodes, 64, 1);
-    let placed = world.by_channel(nodes, 1024);
+    let placed = world.by_shard(nodes, 1024);
     println!(
         "\nA node with {} subscribers placed anywhere has {} channels, and of 64 shards {}; placed by \
-         channel {} channels, and of 1,024 shards {}.",
+         shard {} channels, and of 1,024 shards {}.",
         shown(Some(SUBSCRIBERS / nodes as f64), 0),
         shown(Some(anywhere.channels), 0),
         shown(Some(anywhere.shards), 0),

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use rusqlite::{Connection, params};
+use serde_json::json;
 
 use crate::common;
 use crate::costs::Costs;
@@ -66,47 +67,34 @@ fn appends(redis: &Process, messages: usize) -> Result<(f64, f64), String> {
     Ok(split(one, many, 256.0))
 }
 
-/// What a node asks Redis to do with a batch: the marks of the batch, then each message with the
-/// next id, in a stream of bounded length.
-const APPEND: &str = r"
-local info = redis.pcall('XINFO', 'STREAM', KEYS[1])
-local last = 0
-if not info.err then
-  for at = 1, #info, 2 do
-    if info[at] == 'last-generated-id' then last = tonumber(string.match(info[at + 1], '^%d+')) end
-  end
-end
-if redis.call('GET', KEYS[2]) == ARGV[1] then return last end
-for at = 2, #ARGV, 3 do
-  last = last + 1
-  redis.call('XADD', KEYS[1], 'MAXLEN', '~', 1000000, last .. '-0',
-    'b', ARGV[1], 'c', ARGV[at], 'a', ARGV[at + 1], 't', ARGV[at + 2], 'm', '1700000000000000')
-end
-redis.call('SET', KEYS[2], ARGV[1], 'EX', 3600)
-return last
-";
-
-const STREAM: &str = "{bench}";
+/// What a node asks Redis to do with a batch.
+const APPEND: &str = include_str!("../../src/backplane/append.lua");
+const STREAM: &str = "bench";
+const LOG: &str = "{bench}:log";
 
 fn append_cost(redis: &Process, size: usize, messages: usize) -> Result<f64, String> {
     let mut connection = resp::Connection::open(redis.address);
+    connection.call(&["DEL", STREAM]);
+    connection.call(&["HSET", LOG, "id", "of the bench"]);
+    connection.call(&["XADD", STREAM, "0-1", "h", "0-0", "x", ""]);
     let loaded = connection.call(&["SCRIPT", "LOAD", APPEND]);
-    let text = "x".repeat(200);
+    let (node, count) = (format!("node {size}"), size.to_string());
+    let keys = [STREAM, LOG, "{bench}:feeds", &format!("{{bench}}:{node}")];
+    let message = json!({"c": "a channel", "a": "an author", "t": "x".repeat(200)}).to_string();
     let calls = messages / size;
     let before = redis.cpu();
-    for call in 0..calls {
-        let number = format!("{size}-{call}");
-        let mut command = vec![
-            "EVALSHA",
-            loaded.text(),
-            "2",
-            STREAM,
-            "{bench}:batch",
-            &number,
-        ];
-        (0..size).for_each(|_| command.extend(["a channel", "an author", &text]));
-        if let resp::Reply::Error(error) = connection.call(&command) {
-            return Err(format!("Redis refused an append: {error}"));
+    for call in 1..=calls {
+        let number = call.to_string();
+        let mut command = vec!["EVALSHA", loaded.text(), "4"];
+        command.extend(keys);
+        // Identity, node, number, deadline, entries kept; no checks, no states, no claims.
+        command.extend(["of the bench", &node, &number, "9e15", "1000000"]);
+        command.extend([&count, "0", "0", "0"]);
+        command.extend((0..size).map(|_| message.as_str()));
+        let reply = connection.call(&command);
+        let is_done = matches!(&reply, resp::Reply::List(list) if list[0].text() == "done");
+        if !is_done {
+            return Err(format!("Redis refused an append: {reply:?}"));
         }
     }
     Ok((redis.cpu() - before) * 1e6 / calls as f64)

@@ -64,27 +64,28 @@ impl World {
         self.followed(&wanted, shards)
     }
 
-    /// Subscribers sent to the nodes of their channel: one, or as many as the channel needs.
-    pub(crate) fn by_channel(&self, nodes: usize, shards: usize) -> Followed {
-        let room = self.subscribers / nodes as f64;
-        // All nodes are alike in this but those that only the largest channels fill; what an
-        // average one has is the sum over the nodes by the number of nodes.
+    /// Subscribers sent to the nodes of their channel's shard, and to others when those are full.
+    pub(crate) fn by_shard(&self, nodes: usize, shards: usize) -> Followed {
+        let room = 1.05 * self.subscribers / nodes as f64;
         let mut wanted = vec![Vec::new(); nodes];
         let mut filled = vec![0.0; nodes];
         for (channel, part) in self.audience.iter().enumerate() {
             let mut left = part * self.subscribers;
-            let mut node = shard_of(channel, nodes);
-            while left > 0.0 {
-                let takes = left.min((room * 1.05 - filled[node]).max(0.0));
+            // The shard's nodes are every so-manieth; where it has several, a channel has its own first.
+            let of_shard = (nodes / shards).max(1);
+            let turn = (mix(!(channel as u64)) % of_shard as u64) as usize;
+            let first = shard_of(channel, shards) + turn * shards;
+            let own = (0..nodes).map(|step| first + step * shards);
+            for node in own.chain(0..nodes).map(|node| node % nodes) {
+                let takes = f64::min(left, room - filled[node]);
                 if takes > 0.0 {
                     wanted[node].push(channel);
                     filled[node] += takes;
                     left -= takes;
-                    if left < 1e-9 {
-                        break;
-                    }
                 }
-                node = (node + 1) % nodes;
+                if left <= 0.0 {
+                    break;
+                }
             }
         }
         let all = wanted.iter().map(|channels| {
