@@ -164,6 +164,7 @@ impl CatchUp {
             limit: PAGE_MESSAGES,
             max_bytes: PAGE_BYTES,
         })?;
+        let until = page.until;
         // What comes after this page comes, whether the store still keeps it or not.
         let oldest = page.oldest.min(until.next());
         let is_gap = oldest > cursor.next() && !takes_what_is_there;

@@ -1,0 +1,2 @@
+//! Who is there, with how many subscribers.
+pub(crate) struct Presence;
