@@ -1,11 +1,11 @@
 //! Nodes behind one Redis: real programs, each with a database of its own.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use tempfile::TempDir;
+use tempfile::{NamedTempFile, TempDir};
 
 use super::gate::Gate;
 use super::redis::Redis;
@@ -79,6 +79,7 @@ impl Cluster {
 pub struct Node {
     pub program: Program,
     pub database: PathBuf,
+    log: NamedTempFile,
     flags: Vec<String>,
 }
 
@@ -91,9 +92,11 @@ impl Node {
     pub fn start_at(database: PathBuf, url: &str, flags: &[&str]) -> Self {
         let mut all = vec!["--backplane".to_owned(), url.to_owned()];
         all.extend(flags.iter().map(|&flag| flag.to_owned()));
+        let log = NamedTempFile::new().expect("a file");
         Self {
-            program: run(&database, &all),
+            program: run(&database, &all, log.path()),
             database,
+            log,
             flags: all,
         }
     }
@@ -101,7 +104,7 @@ impl Node {
     /// Starts it anew with the database that it has, on another port.
     pub fn restart(&mut self) {
         self.program.kill();
-        self.program = run(&self.database, &self.flags);
+        self.program = run(&self.database, &self.flags, self.log.path());
     }
 
     pub fn kill(&mut self) {
@@ -155,7 +158,7 @@ impl Node {
 
     /// What it has logged since it was started.
     pub fn log(&self) -> String {
-        fs::read_to_string(self.database.with_extension("log")).expect("a log")
+        fs::read_to_string(self.log.path()).expect("a log")
     }
 
     /// Every message that it has, a page at a time.
@@ -174,9 +177,9 @@ impl Node {
     }
 }
 
-fn run(database: &std::path::Path, flags: &[String]) -> Program {
+fn run(database: &Path, flags: &[String], log: &Path) -> Program {
     let flags: Vec<_> = flags.iter().map(String::as_str).collect();
-    Program::start_logging(database, &flags, &database.with_extension("log"))
+    Program::start_logging(database, &flags, log)
 }
 
 pub fn id(message: &Value) -> u64 {
