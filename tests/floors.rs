@@ -77,7 +77,7 @@ fn only_their_rooms_know_the_big_dependencies() {
         ("tiny_http", &["server::rest"][..]),
         ("rusqlite", &["store"]),
         ("tungstenite", &["server::socket", "bench", "client"]),
-        ("redis", &["backplane::redis"]),
+        ("redis", &["backplane"]),
         ("clap", &["cli", "bench"]),
         ("rustls", &["stream", "client"]),
         ("signal_hook", &["cli"]),

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use super::append::{Appender, Asked, Outcome};
 use super::entry::{self, Entry, mark_header};
-use super::{Backplane, Connection, Failure, PATIENCE, Reply, micros, random};
-use crate::protocol::{Feed, LogMark, MessageId, Position, Rev, StoredState};
+use super::{Backplane, Connection, Failure, PATIENCE, Reply, eval, micros, random};
+use crate::protocol::{Feed, LogMark, MessageId, Position, ROUTES, Rev, State, StoredState};
 
 const CREATE: &[u8] = include_bytes!("create.lua");
 const RAISE: &[u8] = include_bytes!("raise.lua");
@@ -29,6 +29,8 @@ pub(crate) struct Own<'a> {
     pub(crate) has_content: bool,
     /// Its feeds, when they are asked for.
     pub(crate) states: &'a dyn Fn() -> Vec<StoredState>,
+    /// The server's own state of the feed `routes`, if it makes it.
+    pub(crate) routes: Option<&'a State>,
     /// It has reason to think that feeds are not what they should be.
     pub(crate) compare_feeds: bool,
 }
@@ -136,6 +138,9 @@ impl Backplane {
         };
         if compare {
             follower.states = self.compare_feeds(&mut follower, own)?;
+        }
+        if let Some(routes) = own.routes {
+            self.publish_routes(&mut follower, routes)?;
         }
         if last > position && follower.is_at_the_end()? {
             (follower.position, follower.has_jumped) = (last, true);
@@ -366,37 +371,57 @@ impl Backplane {
                 "{} feeds have newer states here than on the backplane: they are appended",
                 states.len()
             );
-            let mut appender = Appender::new(Self {
-                node: random().into(),
-                ..self.clone()
-            });
-            let asked = Asked {
-                messages: &[],
-                checks: &checks,
-                states: &states,
-                claims: &[],
-            };
-            let deadline = Instant::now() + PATIENCE;
-            match appender.append(&follower.identity, asked, deadline, &|| false) {
-                Outcome::Done(_) => {}
-                _ => return Err(Refusal::Away("the feeds have just changed".to_owned())),
-            }
+            self.append_states(&follower.identity, &checks, &states)?;
         }
         Ok(there)
     }
 }
 
-fn eval(
-    connection: &mut Connection,
-    script: &[u8],
-    keys: &[&String],
-    arguments: &[Vec<u8>],
-) -> Result<Reply, Failure> {
-    let count = keys.len().to_string();
-    let mut all: Vec<&[u8]> = vec![script, count.as_bytes()];
-    all.extend(keys.iter().map(|key| key.as_bytes()));
-    all.extend(arguments.iter().map(Vec::as_slice));
-    connection.run("EVAL", &all)
+impl Backplane {
+    /// The routes of the newest program that came are everybody's, unless somebody else has
+    /// published there.
+    fn publish_routes(&self, follower: &mut Follower, routes: &State) -> Result<(), Refusal> {
+        let field = format!("{ROUTES}:");
+        let arguments = [&self.keys.feeds, &field].map(|argument| argument.as_bytes());
+        let found = follower.connection.run("HGET", &arguments)?.into_bytes();
+        let found = found.and_then(|payload| entry::state(&payload));
+        let rev = match &found {
+            Some(found) if !found.own || routes.is_same(&found.state) => return Ok(()),
+            Some(found) => found.rev,
+            None => Rev(0),
+        };
+        let stored = StoredState {
+            feed: Feed::routes(),
+            rev: rev.next(),
+            state: routes.as_str().to_owned(),
+            own: true,
+        };
+        self.append_states(&follower.identity, &[(Feed::routes(), rev)], &[stored])
+    }
+
+    fn append_states(
+        &self,
+        identity: &str,
+        checks: &[(Feed, Rev)],
+        states: &[StoredState],
+    ) -> Result<(), Refusal> {
+        // Batches of its own, beside those of the node.
+        let mut appender = Appender::new(Self {
+            node: random().into(),
+            ..self.clone()
+        });
+        let asked = Asked {
+            messages: &[],
+            checks,
+            states,
+            claims: &[],
+        };
+        let deadline = Instant::now() + PATIENCE;
+        match appender.append(identity, asked, deadline, &|| false) {
+            Outcome::Done(_) => Ok(()),
+            _ => Err(Refusal::Away("the feeds have just changed".to_owned())),
+        }
+    }
 }
 
 impl Follower {

@@ -39,7 +39,7 @@ pub(crate) use backoff::Backoff;
 pub(crate) use entry::{Content, Entry};
 pub(crate) use join::{Follower, Own, Read, Refusal};
 pub(crate) use link::{Link, Status};
-pub(crate) use presence::Presence;
+pub(crate) use presence::{INTERVAL, Presence};
 use redis::{Connection, Remote};
 
 /// Longest time that connecting takes, and any answer that is not waited for on purpose.
@@ -107,6 +107,19 @@ impl Backplane {
     fn connect(&self, patience: Duration) -> Result<Connection, Failure> {
         self.remote.connect(patience)
     }
+}
+
+fn eval(
+    connection: &mut Connection,
+    script: &[u8],
+    keys: &[&String],
+    arguments: &[Vec<u8>],
+) -> Result<Reply, Failure> {
+    let count = keys.len().to_string();
+    let mut all: Vec<&[u8]> = vec![script, count.as_bytes()];
+    all.extend(keys.iter().map(|key| key.as_bytes()));
+    all.extend(arguments.iter().map(Vec::as_slice));
+    connection.run("EVAL", &all)
 }
 
 /// Nothing has to be secret here, but no two may be the same.

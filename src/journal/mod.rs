@@ -21,6 +21,7 @@ use std::thread::{self, JoinHandle};
 
 use crossbeam_channel::{Sender, unbounded};
 
+use crate::backplane::{Link, Presence};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::frame::MessageFrame;
@@ -184,6 +185,7 @@ impl Journal {
                     node,
                     received,
                     &queued_bytes,
+                    Arc::clone(&usage),
                     max_batch,
                     &manager,
                     replica,
@@ -225,6 +227,16 @@ impl Journal {
     /// included.
     pub fn queued_bytes(&self) -> usize {
         self.queued_bytes.load(Ordering::Relaxed)
+    }
+
+    /// What is known of the log that it shares with other nodes, if it does.
+    pub(crate) fn link(&self) -> Option<&Arc<Link>> {
+        self.shared.as_ref().map(|shared| &shared.link)
+    }
+
+    /// How this node and the others tell of themselves, if there are any.
+    pub(crate) fn presence(&self) -> Option<&Arc<Presence>> {
+        self.shared.as_ref().map(|shared| &shared.presence)
     }
 
     /// How many publishers' drafts and states wait for the journal to take them.

@@ -150,7 +150,7 @@ impl Server {
             .states()
             .map_err(|error| unreadable(&config, error))?;
         let mark = reader.mark().map_err(|error| unreadable(&config, error))?;
-        let node = node::join(backplane, mark, head, &stored)?;
+        let node = node::join(backplane, mark, head, &stored, &config.watches)?;
         if let Some(node) = &node {
             // The log may go on behind the newest message.
             head = head.max(node.mark.position.id);
@@ -196,7 +196,9 @@ impl Server {
             journal.stop();
             journal.close();
         };
-        let rest = rest.inspect_err(|_| end())?;
+        let rest = rest
+            .and_then(|rest| node::tell(&journal, &manager).map(|()| rest))
+            .inspect_err(|_| end())?;
         let connections = Connections::new(limits, trusted_proxies, Arc::clone(&usage));
         let open_door = |relay: Arc<Relay>| {
             let subscribers = Subscribers {
@@ -205,6 +207,7 @@ impl Server {
                 access: Arc::clone(&access),
                 usage: Arc::clone(&usage),
                 limits: limits.clone(),
+                link: journal.link().cloned(),
             };
             let streams = Streams {
                 subscribers: subscribers.clone(),

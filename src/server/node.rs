@@ -1,12 +1,15 @@
 //! A server that is a node of several: its log is joined before anything runs.
 
 use std::sync::Arc;
+use std::thread;
 
-use crate::backplane::{Backplane, Link, Own, Refusal};
-use crate::config::Config;
+use super::rest::route_table;
+use crate::backplane::{Backplane, INTERVAL, Link, Own, Presence, Refusal};
+use crate::config::{Config, Watch};
 use crate::error::{Error, Result};
-use crate::journal::{Node, OwnFeeds};
-use crate::protocol::{LogMark, MessageId, Position, StoredState};
+use crate::journal::{Journal, Node, OwnFeeds};
+use crate::manager::ConnectionManager;
+use crate::protocol::{LogMark, MessageId, Position, ROUTES, StoredState};
 
 /// Joins the log that the configuration names, if it names one. When Redis cannot be reached the
 /// server runs all the same, and goes on trying. Blocks for some seconds at most.
@@ -18,6 +21,7 @@ pub(super) fn join(
     mut mark: LogMark,
     head: MessageId,
     stored: &[StoredState],
+    watches: &[Watch],
 ) -> Result<Option<Node>> {
     let Some(backplane) = backplane else {
         return Ok(None);
@@ -30,10 +34,13 @@ pub(super) fn join(
     stored.iter().for_each(|stored| own.note(stored));
     let published = |stored: &&StoredState| stored.rev.0 > 0;
     let states = || stored.iter().filter(published).cloned().collect();
+    let is_watched = watches.iter().any(|watch| watch.feed.as_str() == ROUTES);
+    let routes = (!is_watched).then(route_table);
     let joined = backplane.join(&Own {
         mark: &mark,
         has_content: head.0 > 0 || stored.iter().any(|stored| published(&stored)),
         states: &states,
+        routes: routes.as_ref(),
         compare_feeds: false,
     });
     let link = Arc::new(Link::new(backplane.address(), mark.position));
@@ -53,12 +60,46 @@ pub(super) fn join(
         }
     };
     Ok(Some(Node {
+        presence: Arc::new(Presence::new(backplane.clone())),
+        routes,
         backplane,
         mark,
         follower,
         link,
         own,
     }))
+}
+
+/// Starts the `presence` thread, which tells the other nodes of this one's subscribers until the
+/// link is stopped.
+///
+/// # Errors
+/// When the process may not have another thread.
+pub(super) fn tell(journal: &Journal, manager: &Arc<ConnectionManager>) -> Result<()> {
+    let (Some(link), Some(presence)) = (journal.link(), journal.presence()) else {
+        return Ok(());
+    };
+    let (link, presence, manager) = (Arc::clone(link), Arc::clone(presence), Arc::clone(manager));
+    let tell = move || {
+        while !link.is_stopping() {
+            let channels = manager.subscribers_by_channel().into_iter();
+            let subscribers = channels
+                .map(|(channel, number)| (channel.as_str().to_owned(), number))
+                .collect();
+            // Whether Redis is there is logged by those who read it.
+            if let Err(reason) = presence.tell(&subscribers) {
+                log::debug!("nobody hears of this node's subscribers: {reason}");
+            }
+            link.sleep(INTERVAL);
+        }
+        presence.leave();
+    };
+    // It ends by itself, some seconds after the link was stopped.
+    let thread = thread::Builder::new().name("presence".to_owned());
+    thread
+        .spawn(tell)
+        .map(drop)
+        .map_err(Error::system("start a thread"))
 }
 
 /// What is asked for, if it is.

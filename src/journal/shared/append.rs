@@ -19,6 +19,7 @@ use crate::manager::ConnectionManager;
 use crate::protocol::{
     MessageId, Position, Receipt, Remembered, WORKFLOW_HISTORY, WORKFLOWS, clock,
 };
+use crate::usage::Usage;
 
 /// How long a batch goes on after everybody was told to end.
 const LAST_MOMENTS: Duration = Duration::from_secs(1);
@@ -31,6 +32,7 @@ pub(super) struct Appending {
     manager: Arc<ConnectionManager>,
     feeds: Feeds,
     queued_bytes: Arc<AtomicUsize>,
+    usage: Arc<Usage>,
     max_batch: usize,
     timeout: Duration,
     address: String,
@@ -63,6 +65,7 @@ impl Appending {
         manager: Arc<ConnectionManager>,
         feeds: Feeds,
         queued_bytes: Arc<AtomicUsize>,
+        usage: Arc<Usage>,
         max_batch: usize,
         steps: Sender<Step>,
     ) -> Self {
@@ -75,6 +78,7 @@ impl Appending {
             manager,
             feeds,
             queued_bytes,
+            usage,
             max_batch,
             steps,
             last: Position::default(),
@@ -211,7 +215,10 @@ impl Appending {
         }
         let link = Arc::clone(&self.link);
         let end = move || link.has_stopped_for(LAST_MOMENTS);
-        match self.appender.append(identity, asked, deadline, &end) {
+        let begin = Instant::now();
+        let outcome = self.appender.append(identity, asked, deadline, &end);
+        self.usage.traffic.appends.observe_time(begin.elapsed());
+        match outcome {
             Outcome::Done(appended) => {
                 self.last = self.last.max(appended.last);
                 self.link.saw(appended.last);

@@ -8,7 +8,7 @@ use crossbeam_channel::Sender;
 use super::OwnFeeds;
 use crate::backplane::{Backoff, Backplane, Follower, Link, Own, Read, Refusal};
 use crate::manager::ConnectionManager;
-use crate::protocol::{LogMark, Position, StoredState};
+use crate::protocol::{LogMark, Position, State, StoredState};
 
 /// How long one read waits for something to come. A shutdown waits for no more than that.
 const WAIT: Duration = Duration::from_millis(500);
@@ -21,6 +21,7 @@ pub(super) struct Following {
     pub(super) own: OwnFeeds,
     /// How far it was handed over.
     pub(super) mark: LogMark,
+    pub(super) routes: Option<State>,
     pub(super) found: Sender<Found>,
 }
 
@@ -86,6 +87,7 @@ impl Following {
             mark: &self.mark,
             has_content: self.mark.position > Position::default() || has_states(),
             states: &states,
+            routes: self.routes.as_ref(),
             compare_feeds,
         })
     }

@@ -25,11 +25,12 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use super::Order;
 use super::batch::Batch;
 use super::states::{Feeds, Plan};
-use crate::backplane::{Appended, Backplane, Follower, Link};
+use crate::backplane::{Appended, Backplane, Follower, Link, Presence};
 use crate::error::Error;
 use crate::history::History;
 use crate::manager::ConnectionManager;
-use crate::protocol::{Feed, LogMark, StoredState, WORKFLOW_HISTORY};
+use crate::protocol::{Feed, LogMark, State, StoredState, WORKFLOW_HISTORY};
+use crate::usage::Usage;
 use append::Appending;
 pub(super) use apply::Replica;
 use follow::Following;
@@ -46,6 +47,10 @@ pub(crate) struct Node {
     pub(crate) link: Arc<Link>,
     /// Feeds whose state a server made itself.
     pub(crate) own: OwnFeeds,
+    /// How this node and the others tell of themselves.
+    pub(crate) presence: Arc<Presence>,
+    /// The state of the feed `routes`, if the server makes it.
+    pub(crate) routes: Option<State>,
 }
 
 /// Feeds whose last state a server made itself, so that servers go on with them.
@@ -113,6 +118,8 @@ pub(super) struct Waiting {
 /// The threads of a node.
 pub(super) struct Shared {
     pub(super) link: Arc<Link>,
+    /// How this node and the others tell of themselves.
+    pub(super) presence: Arc<Presence>,
     steps: Sender<Step>,
     append: Mutex<Option<JoinHandle<()>>>,
 }
@@ -123,6 +130,7 @@ impl Shared {
         node: Node,
         orders: Receiver<Order>,
         queued_bytes: &Arc<AtomicUsize>,
+        usage: Arc<Usage>,
         max_batch: usize,
         manager: &Arc<ConnectionManager>,
         rest: impl FnOnce(Receiver<Step>, Receiver<follow::Found>) -> Replica,
@@ -137,6 +145,7 @@ impl Shared {
             manager: Arc::clone(manager),
             own: node.own.clone(),
             mark: node.mark,
+            routes: node.routes,
             found,
         };
         let appending = Appending::new(
@@ -146,10 +155,12 @@ impl Shared {
             Arc::clone(manager),
             planner,
             Arc::clone(queued_bytes),
+            usage,
             max_batch,
             steps.clone(),
         );
         let follower = node.follower;
+        let presence = node.presence;
         // It ends by itself, some seconds after the link was stopped, and holds nothing.
         thread::Builder::new()
             .name("follow".to_owned())
@@ -159,6 +170,7 @@ impl Shared {
             .spawn(move || appending.run(&orders))?;
         let shared = Self {
             link: node.link,
+            presence,
             steps,
             append: Mutex::new(Some(append)),
         };

@@ -88,6 +88,7 @@ fn sockets() -> Sockets {
             manager,
             reader: Arc::new(Panics),
             limits: config.limits,
+            link: None,
         },
         journal: Arc::new(journal),
     }
