@@ -106,9 +106,12 @@ impl Appender {
         deadline: Instant,
         give_up: &dyn Fn() -> bool,
     ) -> Outcome {
+        // Whoever waits is told at the deadline: by then it must not be possible any more.
+        let now = Instant::now();
+        let latest = now + deadline.saturating_duration_since(now).mul_f64(0.9);
         let mut lost = None;
         loop {
-            match self.attempt(identity, asked, deadline) {
+            match self.attempt(identity, asked, latest, deadline) {
                 Ok(outcome) => return outcome,
                 Err((failure, was_sent)) => {
                     self.connection = None;
@@ -133,11 +136,12 @@ impl Appender {
         }
     }
 
-    /// One attempt; what failed, and whether Redis may have done it all the same.
+    /// One attempt, which Redis does not begin after `latest`; what failed, and whether Redis may have done it all the same.
     fn attempt(
         &mut self,
         identity: &str,
         asked: Asked<'_>,
+        latest: Instant,
         deadline: Instant,
     ) -> Result<Outcome, (Failure, bool)> {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -148,15 +152,8 @@ impl Appender {
                 place.insert(ready.map_err(|failure| (failure, false))?)
             }
         };
-        // Whoever waits is told at the deadline: by then it must not be possible any more.
-        let margin = self.backplane.timeout / 10;
-        let latest = ready.clock.0
-            + u64::try_from(
-                deadline
-                    .saturating_duration_since(ready.clock.1 + margin)
-                    .as_micros(),
-            )
-            .unwrap_or(u64::MAX / 2);
+        let until = latest.saturating_duration_since(ready.clock.1);
+        let latest = ready.clock.0 + u64::try_from(until.as_micros()).unwrap_or(u64::MAX / 2);
         let arguments = arguments(&self.backplane, identity, self.number, latest, asked);
         // Half of what is left, so that a connection that went silent is not all there was.
         let patience = (left / 2).max(Duration::from_millis(200)).min(left);

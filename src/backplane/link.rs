@@ -246,6 +246,11 @@ impl Link {
         }
     }
 
+    /// The last entry that is applied here.
+    pub(crate) fn applied(&self) -> Position {
+        self.lock().applied
+    }
+
     pub(crate) fn status(&self) -> Status {
         let inner = self.lock();
         Status {

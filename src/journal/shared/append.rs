@@ -187,6 +187,7 @@ impl Appending {
                 self.feeds.set_history(self.own.history(&self.manager));
             }
         }
+        let known = self.link.applied();
         let plan = self.feeds.plan(&batch.states, &clock::now());
         let subscribers: Vec<usize> = batch
             .drafts
@@ -224,16 +225,17 @@ impl Appending {
                 self.link.saw(appended.last);
                 Next::Waits(self.waiting(batch, plan, subscribers, appended, deadline))
             }
+            Outcome::Stale(last) if known >= last => {
+                // This node had all there is, and yet other feeds than Redis.
+                self.link.look_again();
+                let error = self.unavailable("its feeds are not those that this node has");
+                Next::Refused(batch, error)
+            }
             Outcome::Stale(last) => {
-                let was_behind = !self.link.wait_for(last, Instant::now());
-                if was_behind && self.link.wait_for(last, deadline) {
+                if self.link.wait_for(last, deadline) {
                     return Next::Again(batch);
                 }
-                if !was_behind {
-                    // This node has all there is, and yet other feeds than Redis.
-                    self.link.look_again();
-                }
-                let error = self.unavailable("other nodes change the same feeds too often");
+                let error = self.unavailable("this node is too far behind it");
                 Next::Refused(batch, error)
             }
             Outcome::Once(found) => {

@@ -127,7 +127,7 @@ impl CatchUp {
             self.ahead_since = None;
             return false;
         }
-        if link.is_complete_since(since) && link.status().applied.id <= head {
+        if link.is_complete_since(since) && link.applied().id <= head {
             self.ahead_since = None;
             self.announce = Some(head);
             let gap = ServerFrame::Gap {
