@@ -214,6 +214,14 @@ fn a_url_that_is_none_is_said_before_anything_is_opened() {
     }
 }
 
+#[cfg(not(feature = "tls"))]
+#[test]
+fn tls_to_redis_without_the_feature_is_said() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let sentence = refused(&dir.path().join("a.db"), "rediss://localhost", &[]);
+    assert_says(&sentence, &["rediss://", "tls"]);
+}
+
 #[test]
 fn a_redis_that_is_not_there_yet_is_waited_for() {
     let Some(mut redis) = Redis::start() else {

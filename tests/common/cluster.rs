@@ -152,8 +152,16 @@ impl Node {
         eventually("the node misses Redis", || !self.is_connected());
     }
 
+    /// Waits as long as it comes nearer.
     pub fn await_head(&self, id: u64) {
-        eventually("the node has what the others have", || self.head() >= id);
+        let mut head = self.head();
+        while head < id {
+            let before = head;
+            eventually("the node has what the others have", || {
+                head = self.head();
+                head > before
+            });
+        }
     }
 
     /// What it has logged since it was started.
