@@ -89,35 +89,20 @@ impl Backplane {
             other => other.into(),
         })?;
         self.check_version(&mut connection)?;
-        let found = self.look(&mut connection)?;
-        let (identity, has_joined_before) = (&own.mark.identity, !own.mark.identity.is_empty());
         let position = own.mark.position;
         let mut compare = own.compare_feeds;
-        let identity = match found {
-            Some(found) if has_joined_before && found != *identity => {
-                return Err(self.fatal(&format!(
-                    "it has another log than this database was in; take the database of that log \
-                     or a new one with --db, or another key with --backplane-key (now {:?})",
-                    self.keys.stream
-                )));
-            }
-            Some(_) if !has_joined_before && own.has_content => {
-                return Err(self.fatal(&format!(
-                    "this database has messages of its own, and Redis has another log, of other nodes; \
-                     take a new database with --db, or another key with --backplane-key (now {:?})",
-                    self.keys.stream
-                )));
-            }
-            Some(found) => found,
-            None => {
-                let identity = if has_joined_before {
-                    identity.clone()
-                } else {
-                    random()
-                };
-                self.create(&mut connection, &identity, own)?
-            }
+        let mut found = self.look(&mut connection)?;
+        if found.is_none() {
+            self.create(&mut connection, own)?;
+            // Another node may have been faster.
+            found = self.look(&mut connection)?;
+        }
+        let Some(identity) = found else {
+            return Err(Refusal::Away(
+                "the log that has just begun is gone".to_owned(),
+            ));
         };
+        self.check_identity(&identity, own)?;
         let last = self.last(&mut connection)?;
         if position > last {
             self.raise(&mut connection, &identity, position, last)?;
@@ -146,6 +131,25 @@ impl Backplane {
             (follower.position, follower.has_jumped) = (last, true);
         }
         Ok(follower)
+    }
+
+    fn check_identity(&self, found: &str, own: &Own<'_>) -> Result<(), Refusal> {
+        let identity = &own.mark.identity;
+        let stream = &self.keys.stream;
+        if !identity.is_empty() && found != identity {
+            return Err(self.fatal(&format!(
+                "it has another log than this database was in; take the database of that log \
+                 or a new one with --db, or another key with --backplane-key (now {stream:?})"
+            )));
+        }
+        // Without one it begins a log of the name that it takes for its own.
+        if identity.is_empty() && own.has_content && found != &*self.node {
+            return Err(self.fatal(&format!(
+                "this database has messages of its own, and Redis has another log, of other nodes; \
+                 take a new database with --db, or another key with --backplane-key (now {stream:?})"
+            )));
+        }
+        Ok(())
     }
 
     fn fatal(&self, what: &str) -> Refusal {
@@ -221,15 +225,13 @@ impl Backplane {
     }
 
     /// Begins a log where this node is, or, if it was in one that is gone, well behind that.
-    fn create(
-        &self,
-        connection: &mut Connection,
-        identity: &str,
-        own: &Own<'_>,
-    ) -> Result<String, Refusal> {
+    fn create(&self, connection: &mut Connection, own: &Own<'_>) -> Result<(), Refusal> {
         let position = own.mark.position;
+        let mut identity = &*own.mark.identity;
         let mut first = position.next_step();
-        if !own.mark.identity.is_empty() {
+        if identity.is_empty() {
+            identity = &self.node;
+        } else {
             log::warn!(
                 "the backplane {} has no log any more: a new one begins, {MARGIN} ids further",
                 self.address()
@@ -251,14 +253,8 @@ impl Backplane {
             ]);
         }
         let keys = [&self.keys.stream, &self.keys.log, &self.keys.feeds];
-        let reply = eval(connection, CREATE, &keys, &arguments)?;
-        match reply.text() {
-            Some(found) if found == identity => Ok(found.to_owned()),
-            // Another node was faster: the next attempt finds its log.
-            _ => Err(Refusal::Away(
-                "another node has just begun a log".to_owned(),
-            )),
-        }
+        eval(connection, CREATE, &keys, &arguments)?;
+        Ok(())
     }
 
     /// A mark behind this position.

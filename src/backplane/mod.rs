@@ -9,7 +9,7 @@
 //! | key | what it has |
 //! |---|---|
 //! | `threadcast` | the stream |
-//! | `{threadcast}:log` | which log it is: chosen at random when it began |
+//! | `{threadcast}:log` | which log it is: a number chosen at random by the node that began it |
 //! | `{threadcast}:feeds` | each feed's revision and state, for nodes that come when the stream has them no more |
 //! | `{threadcast}:batch:NODE` | what this node's last batch came to, for a repetition; an hour |
 //! | `{threadcast}:once:KEY` | what an `Idempotency-Key` came to; 24 hours |

@@ -31,6 +31,10 @@ impl Holes {
         list
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.locked(|list| list.is_empty())
+    }
+
     /// Takes over what [`Self::with`] gave.
     pub(super) fn replace(&self, list: Vec<Hole>) {
         self.locked(|place| *place = list);
@@ -79,7 +83,7 @@ mod tests {
 
     #[test]
     fn a_page_ends_before_a_hole_and_the_next_one_tells_of_it() {
-        let holes = Holes::new(vec![hole(5, 9), hole(20, 20)]);
+        let holes = Holes::new(vec![hole(5, 9), hole(20, 20), hole(31, 30)]);
         for (cursor, head, end, after) in [
             (0, 30, 4, None),
             (0, 3, 3, None),
@@ -90,6 +94,8 @@ mod tests {
             (9, 30, 19, None),
             (19, 30, 30, Some(21)),
             (20, 30, 30, None),
+            (20, 40, 30, None),
+            (30, 40, 40, None),
         ] {
             let expected = (MessageId(end), after.map(MessageId));
             assert_eq!(

@@ -179,7 +179,7 @@ impl Replica {
             self.miss(&mut changes, &mut mark, *to);
         }
         for entry in &read.entries {
-            self.add(&mut changes, entry);
+            self.add(&mut changes, entry, mark.position.id);
             mark.position = entry.position;
             mark.batch.clone_from(&entry.batch);
         }
@@ -207,7 +207,7 @@ impl Replica {
         mark.batch.clear();
     }
 
-    fn add(&self, changes: &mut Changes, entry: &Entry) {
+    fn add(&self, changes: &mut Changes, entry: &Entry, before: MessageId) {
         match &entry.content {
             Content::Message(draft) => {
                 let timestamp = clock::at(entry.micros);
@@ -216,6 +216,13 @@ impl Replica {
                     .push(draft.committed(entry.position.id, &timestamp));
             }
             Content::State(stored) => self.add_state(changes, stored, entry.micros),
+            // Ids go on further up, and nothing is between.
+            Content::Mark if entry.position.id > before => {
+                changes.hole = Some(Hole {
+                    first: before.next(),
+                    last: before,
+                });
+            }
             Content::Mark => {}
             Content::Foreign => log::warn!(
                 "the entry {} of the backplane's stream is not of this program: it is left out",
