@@ -199,15 +199,16 @@ mod tests {
 
     #[test]
     fn whatever_else_is_there_is_foreign() {
-        for fields in [
-            &[][..],
+        let shapes: [&[&[u8]]; 7] = [
+            &[],
             &[b"temperature", b"21"],
             &[b"h", b"x", b"m", b"[]"],
             &[b"h", b"6-0 1 a:1", b"m", b"[]"],
             &[b"h", b"6-0 1 a:1", b"z", b""],
             &[b"h", b"6-0 1 a:1", b"s", b"BOARD 1 0 {}"],
             &[b"h", b"6-0 1", b"k", b"log"],
-        ] {
+        ];
+        for fields in shapes {
             assert!(matches!(entry(fields).content, Content::Foreign));
         }
     }

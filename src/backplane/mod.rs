@@ -9,7 +9,7 @@
 //! | key | what it has |
 //! |---|---|
 //! | `threadcast` | the stream |
-//! | `{threadcast}:log` | which log it is: chosen at random when it began |
+//! | `{threadcast}:log` | which log it is: a number chosen at random by the node that began it |
 //! | `{threadcast}:feeds` | each feed's revision and state, for nodes that come when the stream has them no more |
 //! | `{threadcast}:batch:NODE` | what this node's last batch came to, for a repetition; an hour |
 //! | `{threadcast}:once:KEY` | what an `Idempotency-Key` came to; 24 hours |
@@ -20,6 +20,8 @@
 mod append;
 mod backoff;
 mod entry;
+mod feeds;
+mod follower;
 mod join;
 mod link;
 mod presence;
@@ -37,7 +39,8 @@ use crate::error::{Error, Result};
 pub(crate) use append::{Appended, Appender, Asked, Outcome};
 pub(crate) use backoff::Backoff;
 pub(crate) use entry::{Content, Entry};
-pub(crate) use join::{Follower, Own, Read, Refusal};
+pub(crate) use follower::{Follower, Read};
+pub(crate) use join::{Own, Refusal};
 pub(crate) use link::{Link, Status};
 pub(crate) use presence::{INTERVAL, Presence};
 use redis::{Connection, Remote};

@@ -163,8 +163,16 @@ impl Journal {
             Some(node) => {
                 let (link, own, mark) =
                     (Arc::clone(&node.link), node.own.clone(), node.mark.clone());
-                let planner = feeds.planner();
-                let replica = |steps, finds| Replica {
+                let (shared, steps, finds) = Shared::start(
+                    node,
+                    received,
+                    &queued_bytes,
+                    Arc::clone(&usage),
+                    max_batch,
+                    &manager,
+                    feeds.planner(),
+                )?;
+                let replica = Replica {
                     steps,
                     finds,
                     queued_bytes: Arc::clone(&queued_bytes),
@@ -181,16 +189,6 @@ impl Journal {
                     waiting: VecDeque::new(),
                     failing: false,
                 };
-                let (shared, replica) = Shared::start(
-                    node,
-                    received,
-                    &queued_bytes,
-                    Arc::clone(&usage),
-                    max_batch,
-                    &manager,
-                    replica,
-                    planner,
-                )?;
                 (
                     Some(shared),
                     spawn(replica, Replica::run, |ended| ended.writer)?,

@@ -62,6 +62,7 @@ pub struct LogMark {
 }
 
 /// Messages that this node never got: they were gone from the shared log before it read them.
+/// One that ends before it begins says that ids jump there, and nothing is missing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Hole {
     /// The first of them.

@@ -23,12 +23,18 @@ impl Holes {
     /// Those that there are with this one.
     pub(super) fn with(&self, hole: Hole) -> Vec<Hole> {
         let mut list = self.locked(|list| list.clone());
+        // It was there before if its commit has failed.
+        list.retain(|known| known.first != hole.first);
         list.push(hole);
         if list.len() > MOST {
             let oldest = list.remove(0);
             list[0].first = oldest.first;
         }
         list
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.locked(|list| list.is_empty())
     }
 
     /// Takes over what [`Self::with`] gave.
@@ -79,7 +85,7 @@ mod tests {
 
     #[test]
     fn a_page_ends_before_a_hole_and_the_next_one_tells_of_it() {
-        let holes = Holes::new(vec![hole(5, 9), hole(20, 20)]);
+        let holes = Holes::new(vec![hole(5, 9), hole(20, 20), hole(31, 30)]);
         for (cursor, head, end, after) in [
             (0, 30, 4, None),
             (0, 3, 3, None),
@@ -90,6 +96,8 @@ mod tests {
             (9, 30, 19, None),
             (19, 30, 30, Some(21)),
             (20, 30, 30, None),
+            (20, 40, 30, None),
+            (30, 40, 40, None),
         ] {
             let expected = (MessageId(end), after.map(MessageId));
             assert_eq!(

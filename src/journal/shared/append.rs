@@ -26,19 +26,18 @@ const LAST_MOMENTS: Duration = Duration::from_secs(1);
 
 /// What the thread works with.
 pub(super) struct Appending {
-    appender: Appender,
-    link: Arc<Link>,
-    own: OwnFeeds,
-    manager: Arc<ConnectionManager>,
-    feeds: Feeds,
-    queued_bytes: Arc<AtomicUsize>,
-    usage: Arc<Usage>,
-    max_batch: usize,
-    timeout: Duration,
-    address: String,
-    steps: Sender<Step>,
+    pub(super) backplane: Backplane,
+    pub(super) appender: Appender,
+    pub(super) link: Arc<Link>,
+    pub(super) own: OwnFeeds,
+    pub(super) manager: Arc<ConnectionManager>,
+    pub(super) feeds: Feeds,
+    pub(super) queued_bytes: Arc<AtomicUsize>,
+    pub(super) usage: Arc<Usage>,
+    pub(super) max_batch: usize,
+    pub(super) steps: Sender<Step>,
     /// The end of what this node has appended.
-    last: Position,
+    pub(super) last: Position,
 }
 
 /// Which request a receipt is of.
@@ -57,34 +56,6 @@ enum Next {
 }
 
 impl Appending {
-    #[expect(clippy::too_many_arguments, reason = "the one place where it is made")]
-    pub(super) fn new(
-        backplane: Backplane,
-        link: Arc<Link>,
-        own: OwnFeeds,
-        manager: Arc<ConnectionManager>,
-        feeds: Feeds,
-        queued_bytes: Arc<AtomicUsize>,
-        usage: Arc<Usage>,
-        max_batch: usize,
-        steps: Sender<Step>,
-    ) -> Self {
-        Self {
-            timeout: backplane.timeout,
-            address: backplane.address(),
-            appender: Appender::new(backplane),
-            link,
-            own,
-            manager,
-            feeds,
-            queued_bytes,
-            usage,
-            max_batch,
-            steps,
-            last: Position::default(),
-        }
-    }
-
     /// Runs until it is told to stop.
     pub(super) fn run(mut self, orders: &Receiver<Order>) {
         let mut held = None;
@@ -147,7 +118,7 @@ impl Appending {
             }
         };
         self.appender.next_batch();
-        let deadline = Instant::now() + self.timeout;
+        let deadline = Instant::now() + self.backplane.timeout;
         let mut next = Next::Again(batch);
         loop {
             next = match next {
@@ -268,7 +239,7 @@ impl Appending {
             Outcome::Unknown(reason) => {
                 let error = not_known(&format!(
                     "the backplane {} did not answer ({reason})",
-                    self.address
+                    self.backplane.address()
                 ));
                 Next::Refused(batch, error)
             }
@@ -288,14 +259,14 @@ impl Appending {
             plan,
             subscribers,
             appended,
-            deadline: deadline.max(Instant::now() + self.timeout / 2),
+            deadline: deadline.max(Instant::now() + self.backplane.timeout / 2),
         })
     }
 
     fn unavailable(&self, reason: &str) -> Error {
         Error::Backplane(format!(
             "the backplane {} is unavailable: {reason}; nothing was stored",
-            self.address
+            self.backplane.address()
         ))
     }
 }

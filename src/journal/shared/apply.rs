@@ -179,7 +179,7 @@ impl Replica {
             self.miss(&mut changes, &mut mark, *to);
         }
         for entry in &read.entries {
-            self.add(&mut changes, entry);
+            self.add(&mut changes, entry, mark.position.id);
             mark.position = entry.position;
             mark.batch.clone_from(&entry.batch);
         }
@@ -193,21 +193,23 @@ impl Replica {
     /// What came after the mark up to here is gone from the log.
     fn miss(&self, changes: &mut Changes, mark: &mut LogMark, to: Position) {
         let first = mark.position.id.next();
-        if to.id >= first && mark.position > Position::default() {
+        let last = to.id;
+        if mark.position == Position::default() {
+            log::info!("the log on the backplane begins at {to} for this new node");
+        } else if last >= first {
             log::warn!(
-                "messages {first} to {} were gone from the backplane before this node had them: \
-                 subscribers who miss them are told of a gap",
-                to.id
+                "messages {first} to {last} were gone from the backplane before this node had them: \
+                 subscribers who miss them are told of a gap"
             );
-            changes.hole = Some(Hole { first, last: to.id });
-        } else if to > mark.position {
-            log::info!("the log on the backplane begins at {to} for this node");
+        }
+        if last >= first {
+            changes.hole = Some(Hole { first, last });
         }
         mark.position = mark.position.max(to);
         mark.batch.clear();
     }
 
-    fn add(&self, changes: &mut Changes, entry: &Entry) {
+    fn add(&self, changes: &mut Changes, entry: &Entry, before: MessageId) {
         match &entry.content {
             Content::Message(draft) => {
                 let timestamp = clock::at(entry.micros);
@@ -216,6 +218,13 @@ impl Replica {
                     .push(draft.committed(entry.position.id, &timestamp));
             }
             Content::State(stored) => self.add_state(changes, stored, entry.micros),
+            // Ids go on further up, and nothing is between.
+            Content::Mark if entry.position.id > before => {
+                changes.hole = Some(Hole {
+                    first: before.next(),
+                    last: before,
+                });
+            }
             Content::Mark => {}
             Content::Foreign => log::warn!(
                 "the entry {} of the backplane's stream is not of this program: it is left out",

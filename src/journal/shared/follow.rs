@@ -49,6 +49,7 @@ impl Following {
         let mut backoff = Backoff::default();
         let mut has_joined = false;
         let mut compare_feeds = false;
+        let mut was_away = joined.is_none();
         while !self.link.is_stopping() {
             let follower = match joined.take() {
                 Some(follower) => Ok(follower),
@@ -56,9 +57,10 @@ impl Following {
             };
             let reason = match follower {
                 Ok(follower) => {
-                    if has_joined || compare_feeds {
-                        log::info!("the backplane {} is back", self.backplane.address());
+                    if was_away {
+                        log::info!("the backplane {} is there", self.backplane.address());
                     }
+                    was_away = true;
                     match self.follow(follower, has_joined) {
                         Ok(reason) => {
                             (has_joined, compare_feeds) = (true, self.link.is_to_look_again());

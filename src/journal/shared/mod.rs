@@ -25,15 +25,15 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use super::Order;
 use super::batch::Batch;
 use super::states::{Feeds, Plan};
-use crate::backplane::{Appended, Backplane, Follower, Link, Presence};
+use crate::backplane::{Appended, Appender, Backplane, Follower, Link, Presence};
 use crate::error::Error;
 use crate::history::History;
 use crate::manager::ConnectionManager;
-use crate::protocol::{Feed, LogMark, State, StoredState, WORKFLOW_HISTORY};
+use crate::protocol::{Feed, LogMark, Position, State, StoredState, WORKFLOW_HISTORY};
 use crate::usage::Usage;
 use append::Appending;
 pub(super) use apply::Replica;
-use follow::Following;
+use follow::{Following, Found};
 
 /// What a server needs to be a node.
 pub(crate) struct Node {
@@ -125,7 +125,7 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    /// Starts `append` and `follow`; the `journal` thread runs what is returned.
+    /// Starts `append` and `follow`; the `journal` thread takes what they send.
     pub(super) fn start(
         node: Node,
         orders: Receiver<Order>,
@@ -133,9 +133,8 @@ impl Shared {
         usage: Arc<Usage>,
         max_batch: usize,
         manager: &Arc<ConnectionManager>,
-        rest: impl FnOnce(Receiver<Step>, Receiver<follow::Found>) -> Replica,
         planner: Feeds,
-    ) -> io::Result<(Self, Replica)> {
+    ) -> io::Result<(Self, Receiver<Step>, Receiver<Found>)> {
         let (steps, stepped) = unbounded();
         // What is in there, in the hand of either thread: four reads at most.
         let (found, finds) = bounded(2);
@@ -148,17 +147,19 @@ impl Shared {
             routes: node.routes,
             found,
         };
-        let appending = Appending::new(
-            node.backplane,
-            Arc::clone(&node.link),
-            node.own,
-            Arc::clone(manager),
-            planner,
-            Arc::clone(queued_bytes),
+        let appending = Appending {
+            appender: Appender::new(node.backplane.clone()),
+            backplane: node.backplane,
+            link: Arc::clone(&node.link),
+            own: node.own,
+            manager: Arc::clone(manager),
+            feeds: planner,
+            queued_bytes: Arc::clone(queued_bytes),
             usage,
             max_batch,
-            steps.clone(),
-        );
+            steps: steps.clone(),
+            last: Position::default(),
+        };
         let follower = node.follower;
         let presence = node.presence;
         // It ends by itself, some seconds after the link was stopped, and holds nothing.
@@ -174,7 +175,7 @@ impl Shared {
             steps,
             append: Mutex::new(Some(append)),
         };
-        Ok((shared, rest(stepped, finds)))
+        Ok((shared, stepped, finds))
     }
 
     /// Hands something to the journal's thread, past the log.

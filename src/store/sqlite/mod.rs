@@ -148,9 +148,10 @@ impl Writer for SqliteWriter {
             Err(TryLockError::WouldBlock) => return Ok(false),
         };
         let (through, counts) = &mut *totals;
+        let has_holes = !self.readers.holes.is_empty();
         // Deleting can wait, and the publishers behind it must not.
         self.connection.busy_timeout(Duration::ZERO)?;
-        let forgotten = retention::forget(&mut self.connection, rule, step);
+        let forgotten = retention::forget(&mut self.connection, rule, step, has_holes);
         self.connection.busy_timeout(BUSY_TIMEOUT)?;
         let forgotten = forgotten?;
         if forgotten.in_vain && !self.warned {
