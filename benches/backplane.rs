@@ -1,7 +1,7 @@
 //! The figures of the README for several nodes on one Redis: three nodes beside one, and beside a
 //! server that has none; and how much later a message is where it is to be.
 //!
-//! `cargo bench --bench backplane` takes four minutes; with `-- --quick` it only shows that all
+//! `cargo bench --features redis --bench backplane` takes four minutes; with `-- --quick` it only shows that all
 //! works. Needs a redis-server (7 was measured), which it starts itself.
 //!
 //! Everything shares the machine: three nodes have no more processors than one. What a cluster

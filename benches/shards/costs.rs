@@ -25,20 +25,20 @@ pub(crate) struct Costs {
     pub(crate) delivery_alone: f64,
 }
 
-/// Two cores of a shared machine, Redis 7.0, Linux 6.18.
+/// On two cores of a shared machine, with Redis 7.0, Linux 6.18 and the databases on disk.
 pub(crate) const RECORDED: Costs = Costs {
-    append: 30.0,
-    append_message: 4.0,
+    append: 59.6,
+    append_message: 2.4,
     read: 10.0,
-    read_entry: 0.6,
+    read_entry: 0.39,
     entry_bytes: 330.0,
-    commit: 25.0,
-    commit_message: 4.0,
-    apply: 20.0,
-    apply_wall: 20.0,
-    publish: 60.0,
-    delivery: 0.26,
-    delivery_alone: 7.3,
+    commit: 36.3,
+    commit_message: 3.2,
+    apply: 7.8,
+    apply_wall: 8.8,
+    publish: 29.5,
+    delivery: 0.13,
+    delivery_alone: 7.2,
 };
 
 impl Costs {
