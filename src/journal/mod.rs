@@ -8,6 +8,7 @@
 mod batch;
 mod broadcast;
 mod forgetting;
+mod pace;
 mod receipts;
 mod sequencer;
 mod states;
@@ -29,6 +30,7 @@ use crate::store::{Claim, Writer};
 use crate::usage::Usage;
 use broadcast::Broadcast;
 use forgetting::Forgetting;
+use pace::Pace;
 use sequencer::Sequencer;
 use states::{Feeds, StateOrder};
 
@@ -126,7 +128,7 @@ impl Journal {
             broadcast,
             feeds,
             held: None,
-            in_demand: false,
+            pace: Pace::default(),
             max_batch: limits.max_batch.max(1),
             forgetting: Forgetting::new(config.retention.clone()),
             failing: false,
