@@ -173,10 +173,10 @@ impl Client {
         if full { Offer::Full } else { self.queue(chunk) }
     }
 
-    /// Puts a chunk, in the client's own form, into the outbox.
+    /// Writes a chunk, in the client's own form, or puts it into the outbox.
     fn queue(&self, chunk: Chunk) -> Offer {
         let length = chunk.len();
-        if length == 0 {
+        if length == 0 || self.write_at_once(&chunk) {
             return Offer::Taken;
         }
         self.queued_bytes.fetch_add(length, Ordering::Relaxed);
@@ -195,6 +195,39 @@ impl Client {
                 Offer::Full
             }
         }
+    }
+
+    /// Writes a chunk past the outbox, if nothing waits there and nobody is writing. Most are:
+    /// the outbox has memory of its own, which at a low rate no cache has any more.
+    fn write_at_once(&self, chunk: &Chunk) -> bool {
+        // Everything that waits, in the outbox or the writer, is counted there.
+        if self.queued_bytes.load(Ordering::Relaxed) > 0 || self.is_congested() {
+            return false;
+        }
+        let mut writer = match self.writer.try_lock() {
+            Ok(writer) => writer,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return false,
+        };
+        if self.queued_bytes.load(Ordering::Relaxed) > 0 || !writer.is_idle() || self.state_waits()
+        {
+            return false;
+        }
+        let left = writer.write_first(&self.stream, chunk);
+        if left > 0 {
+            self.queued_bytes.fetch_add(left, Ordering::Relaxed);
+            self.write_out(&mut writer);
+        }
+        drop(writer);
+        // Pairs with the fence of `drain_if_free`, whose caller may have found the lock taken.
+        fence(Ordering::SeqCst);
+        if self.queued_bytes.load(Ordering::Relaxed) > 0
+            || self.is_finishing()
+            || self.state_waits()
+        {
+            self.drain_if_free();
+        }
+        true
     }
 
     /// Offers a chunk of messages, from the first to the last of these ids. When the outbox is

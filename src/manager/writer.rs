@@ -49,6 +49,26 @@ impl Writer {
         }
     }
 
+    /// Whether the socket has everything that was taken up, and may have more.
+    pub(super) fn is_idle(&self) -> bool {
+        self.unsent.is_empty() && !self.closing && self.end.is_none()
+    }
+
+    /// Writes a chunk when [`Self::is_idle`]; returns how many bytes are left for [`Self::write`],
+    /// which meets the error, too, if there was one.
+    pub(super) fn write_first(&mut self, mut stream: &Stream, chunk: &Chunk) -> usize {
+        let sent = match stream.has_unsent() {
+            true => 0,
+            false => stream.write(chunk.bytes()).unwrap_or(0),
+        };
+        let left = chunk.len() - sent;
+        if left > 0 {
+            self.unsent.push_back(chunk.clone());
+            self.written = sent;
+        }
+        left
+    }
+
     /// One write of several chunks, once nothing of those before waits in the stream.
     pub(super) fn write(&mut self, mut stream: &Stream) -> io::Result<Written> {
         if stream.push()? > 0 {
