@@ -394,7 +394,7 @@ impl Client {
 
     /// Whether and why nothing is written any more.
     pub fn end(&self) -> Option<End> {
-        self.writer().end
+        self.peek(|writer| writer.end)
     }
 
     /// Whether the socket is full, and its own thread has to wait for it.
@@ -404,8 +404,7 @@ impl Client {
 
     /// How long the socket has been taking no byte at all.
     pub fn stalled_for(&self) -> Duration {
-        self.writer()
-            .stalled_since
+        self.peek(|writer| writer.stalled_since)
             .map_or(Duration::ZERO, |since| since.elapsed())
     }
 
@@ -493,6 +492,14 @@ impl Client {
                 return;
             }
         }
+    }
+
+    /// Looks at the writer. Whoever found it taken meanwhile has left what it brought to this
+    /// thread.
+    fn peek<T>(&self, look: impl FnOnce(&Writer) -> T) -> T {
+        let seen = look(&self.writer());
+        self.drain_if_free();
+        seen
     }
 
     fn writer(&self) -> MutexGuard<'_, Writer> {
