@@ -58,6 +58,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "PID", requires = "url")]
     pid: Option<i32>,
 
+    /// Without `--url`: the program that is started as the server, with `serve` and flags [default: this one]
+    #[arg(long, value_name = "PROGRAM", conflicts_with = "url")]
+    server: Option<PathBuf>,
+
     /// Without `--url`: the server's database, a file or `:memory:` [default: a temporary file]
     #[arg(long, value_name = "FILE", conflicts_with = "url")]
     db: Option<PathBuf>,
