@@ -6,6 +6,8 @@
 //! greatest of the ratios are on the same side of 1.
 
 mod common;
+#[path = "common/comparison.rs"]
+mod comparison;
 #[path = "common/floor.rs"]
 mod floor;
 #[path = "common/pairs.rs"]
@@ -18,41 +20,40 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use common::{PROGRAM, median};
+use common::PROGRAM;
+use comparison::print_comparison;
 use pairs::{Pairs, run_pair};
-use rows::{Figure, MESSAGES, Row, Target};
+use rows::{Figure, MESSAGES, Row, Target, figure};
 
 /// For a row given by its flags.
 const ALL_FIGURES: &[Figure] = &[
-    figure("deliveries/s", "/deliveries_per_second", 0),
-    figure("messages/s", "/messages_per_second", 0),
-    figure("arrival p50 ms", "/delivery_ms/p50", 2),
-    figure("arrival p99 ms", "/delivery_ms/p99", 2),
-    figure("answer p50 ms", "/publish_ms/p50", 3),
-    figure("answer p99 ms", "/publish_ms/p99", 3),
-    figure("CPU s", "/server/cpu_seconds", 2),
+    figure("deliveries/s", "/deliveries_per_second", 0, Target::None),
+    figure("messages/s", "/messages_per_second", 0, Target::None),
+    figure("arrival p50 ms", "/delivery_ms/p50", 2, Target::None),
+    figure("arrival p99 ms", "/delivery_ms/p99", 2, Target::None),
+    figure("answer p50 ms", "/publish_ms/p50", 3, Target::None),
+    figure("answer p99 ms", "/publish_ms/p99", 3, Target::None),
+    figure("CPU s", "/server/cpu_seconds", 2, Target::None),
     figure(
         "CPU s per million",
         "/server/cpu_seconds_per_million_deliveries",
         2,
+        Target::None,
     ),
     figure(
         "CPU µs per message",
         "/server_cpu_microseconds_per_message",
         1,
+        Target::None,
     ),
-    figure("resident KiB", "/server/resident_kib", 0),
-    figure("KiB per subscriber", "/server/kib_per_subscriber", 1),
+    figure("resident KiB", "/server/resident_kib", 0, Target::None),
+    figure(
+        "KiB per subscriber",
+        "/server/kib_per_subscriber",
+        1,
+        Target::None,
+    ),
 ];
-
-const fn figure(heading: &'static str, place: &'static str, decimals: usize) -> Figure {
-    Figure {
-        heading,
-        place,
-        decimals,
-        target: Target::None,
-    }
-}
 
 /// Loads two servers in turn and prints medians and the ratios within pairs.
 #[derive(Parser)]
@@ -114,41 +115,32 @@ fn run(args: &Args) -> Result<(), String> {
         std::env::current_exe().map_err(|error| format!("can't find this program: {error}"))?;
     let is_floor = args.against.as_os_str() == "floor";
     let against = if is_floor { &own } else { &args.against };
-    let mut rows: Vec<(&str, &str, &[Figure])> = MESSAGES
-        .iter()
+    let mut rows: Vec<(Row<'_>, Pairs)> = MESSAGES
+        .into_iter()
         .filter(|row| is_chosen(row, args) && (row.has_floor || !is_floor))
-        .map(|row| (row.name, row.flags, row.figures))
+        .map(|row| (row, Pairs::default()))
         .collect();
     if let Some(flags) = &args.load {
-        rows.push((flags, flags, ALL_FIGURES));
+        let row = Row {
+            key: "load",
+            name: flags,
+            flags,
+            figures: ALL_FIGURES,
+            has_floor: true,
+        };
+        rows.push((row, Pairs::default()));
     }
-    let mut pairs: Vec<_> = rows.iter().map(|_| Pairs::default()).collect();
     for number in 1..=args.pairs {
-        for ((name, flags, _), pairs) in rows.iter().zip(&mut pairs) {
-            eprintln!("pair {number}: {name}");
-            let mut all = vec!["--seconds", &args.seconds];
-            all.extend(flags.split_whitespace());
-            run_pair(
-                pairs,
-                &args.generator,
-                [Some(&args.server), Some(against)],
-                &all,
-            );
+        for (row, pairs) in &mut rows {
+            eprintln!("pair {number}: {}", row.name);
+            let mut flags = vec!["--seconds", &args.seconds];
+            flags.extend(row.flags.split_whitespace());
+            run_pair(pairs, &args.generator, &[&args.server, against], &flags);
         }
     }
-    println!(
-        "| | | {} | {} | ratio | least – most of {} pairs | to reach |",
-        args.against.display(),
-        args.server.display(),
-        args.pairs
-    );
-    println!("|---|---|---:|---:|---:|---:|---|");
-    for ((name, _, figures), pairs) in rows.iter().zip(&pairs) {
-        for figure in *figures {
-            print_row(name, figure, pairs, is_floor);
-        }
-    }
-    let faults: Vec<_> = pairs.iter().filter_map(Pairs::fault).collect();
+    let names = [&args.server, &args.against].map(|path| path.to_string_lossy());
+    print_comparison([&names[0], &names[1]], &rows, is_floor);
+    let faults: Vec<_> = rows.iter().filter_map(|(_, pairs)| pairs.fault()).collect();
     if faults.is_empty() {
         Ok(())
     } else {
@@ -156,21 +148,7 @@ fn run(args: &Args) -> Result<(), String> {
     }
 }
 
-fn is_chosen(row: &Row, args: &Args) -> bool {
+fn is_chosen(row: &Row<'_>, args: &Args) -> bool {
     let all = args.rows.is_empty() && args.load.is_none();
     all || args.rows.iter().any(|key| key == row.key)
-}
-
-fn print_row(name: &str, figure: &Figure, pairs: &Pairs, is_floor: bool) {
-    let [ours, theirs] = [0, 1].map(|index| median(&pairs.reports(index), figure.place));
-    let Some([least, middle, most]) = pairs.ratios(figure.place) else {
-        return;
-    };
-    println!(
-        "| {name} | {} | {} | {} | × {middle:.3} | {least:.3} – {most:.3} | {} |",
-        figure.heading,
-        figure.shown(theirs),
-        figure.shown(ours),
-        figure.verdict(ours, is_floor.then_some(middle)),
-    );
 }

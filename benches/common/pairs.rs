@@ -12,24 +12,16 @@ use crate::common::{middle, report};
 #[derive(Debug, Default)]
 pub(crate) struct Pairs(Vec<[Option<Value>; 2]>);
 
-/// Loads one server, or two of which the first goes first in every second pair: whoever goes second
-/// finds another machine. `None` as a program: the generator itself.
-pub(crate) fn run_pair(
-    pairs: &mut Pairs,
-    generator: &Path,
-    servers: [Option<&Path>; 2],
-    flags: &[&str],
-) {
-    let mut order = [0, 1];
+/// Loads two servers, or the only one. The first goes first in every second pair: whoever goes second
+/// finds another machine.
+pub(crate) fn run_pair(pairs: &mut Pairs, generator: &Path, servers: &[&Path], flags: &[&str]) {
+    let mut order: Vec<_> = servers.iter().enumerate().collect();
     if pairs.0.len() % 2 == 1 {
         order.reverse();
     }
     let mut pair = [None, None];
-    for index in order {
-        let mut all: Vec<&OsStr> = Vec::new();
-        if let Some(server) = servers[index] {
-            all.extend(["--server".as_ref(), server.as_os_str()]);
-        }
+    for (index, server) in order {
+        let mut all = vec![OsStr::new("--server"), server.as_os_str()];
         all.extend(flags.iter().map(OsStr::new));
         match report(generator, &all) {
             Ok(report) => pair[index] = Some(report),

@@ -4,14 +4,14 @@ use super::common::shown;
 
 /// One shape of load.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Row {
+pub(crate) struct Row<'a> {
     /// Short, to choose it by.
-    pub(crate) key: &'static str,
-    pub(crate) name: &'static str,
+    pub(crate) key: &'a str,
+    pub(crate) name: &'a str,
     /// For `threadcast bench`.
-    pub(crate) flags: &'static str,
+    pub(crate) flags: &'a str,
     /// The numbers that are compared and have targets.
-    pub(crate) figures: &'static [Figure],
+    pub(crate) figures: &'a [Figure],
     /// Whether the floor can carry it: it knows one channel, and no WebSocket publisher.
     pub(crate) has_floor: bool,
 }
@@ -38,7 +38,8 @@ pub(crate) enum Target {
 
 use Target::{AtLeast, AtMost, TimesFloor};
 
-const fn figure(
+/// A number of a report without its target.
+pub(crate) const fn figure(
     heading: &'static str,
     place: &'static str,
     decimals: usize,
@@ -79,7 +80,7 @@ const ANSWER: Figure = figure("answer p50 ms", "/publish_ms/p50", 3, Target::Non
 
 /// Loads with messages. Where publishers go as fast as answers come they wait for the subscribers, who share
 /// the machine and would else be outrun: an answer means stored, not delivered.
-pub(crate) const MESSAGES: [Row; 11] = [
+pub(crate) const MESSAGES: [Row<'static>; 11] = [
     Row {
         key: "http1",
         name: "1,000 subscribers, 1 HTTP publisher",
