@@ -2,6 +2,7 @@
 //!
 //! Times are [`Duration`]s, sizes are bytes. The program's flags (`cli`) mirror these fields one to one.
 
+use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -99,6 +100,11 @@ pub struct Config {
     /// Needs a build with the cargo feature `tls`. Default `None`: plain HTTP.
     pub tls: Option<Tls>,
 
+    /// The log that this server shares with others, which are one with it then.
+    ///
+    /// Needs a build with the cargo feature `redis`. Default `None`: a server by itself.
+    pub backplane: Option<Backplane>,
+
     /// Bounds on what clients may use.
     pub limits: Limits,
 }
@@ -122,6 +128,7 @@ impl Default for Config {
             publish_rate: None,
             publish_burst: 60,
             tls: None,
+            backplane: None,
             limits: Limits::default(),
         }
     }
@@ -134,6 +141,56 @@ pub struct Tls {
     pub cert: PathBuf,
     /// Its private key in PEM, not encrypted. Only its owner may be allowed to read the file.
     pub key: PathBuf,
+}
+
+/// The log on Redis or Valkey (5.0 or newer) that several servers share.
+#[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Backplane {
+    /// Where it is: `redis://USER:PASSWORD@HOST:PORT/DATABASE`, all but the host optional;
+    /// `rediss://` for TLS, which needs the cargo feature `tls`, too; `unix:PATH` for a socket.
+    pub url: String,
+
+    /// The key of the stream. Further keys begin with it in braces, `{threadcast}:`, so that
+    /// all are on one node of a Redis Cluster.
+    ///
+    /// Default `threadcast`.
+    pub key: String,
+
+    /// Entries that stay in the stream, about: a server that was away for longer than that has
+    /// a hole. Messages and states are an entry each.
+    ///
+    /// Default 1,000,000.
+    pub keep: u64,
+
+    /// Longest time that a publisher waits while it is not known whether its message was
+    /// appended; then it is answered 503.
+    ///
+    /// Default 5 s.
+    pub timeout: Duration,
+}
+
+impl Backplane {
+    /// With the defaults beside this address.
+    pub fn new(url: impl Into<String>) -> Self {
+        Self {
+            url: url.into(),
+            key: "threadcast".to_owned(),
+            keep: 1_000_000,
+            timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+impl fmt::Debug for Backplane {
+    /// Without the address, which may have a password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Backplane")
+            .field("key", &self.key)
+            .field("keep", &self.keep)
+            .field("timeout", &self.timeout)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A feed and where its state comes from.

@@ -45,6 +45,10 @@ pub enum Error {
     /// A request came with the `Idempotency-Key` of another one. Nothing was changed; repeat
     /// that one as it was, or take a new key.
     KeyReused,
+    /// The log that several servers share cannot be used, or cannot be reached. At the start
+    /// nothing was started; of what was published nothing was stored, unless the sentence says
+    /// that this is not known.
+    Backplane(String),
     /// The store refused a commit or a read: disk full, file locked or damaged. Of a commit
     /// nothing was stored; trying again later is right.
     Store(String),
@@ -63,6 +67,7 @@ impl Error {
     pub(crate) fn as_store(&self) -> Self {
         match self {
             Self::Store(reason) => Self::Store(reason.clone()),
+            Self::Backplane(reason) => Self::Backplane(reason.clone()),
             other => Self::Store(other.to_string()),
         }
     }
@@ -90,6 +95,7 @@ impl fmt::Display for Error {
             Self::KeyReused => f.write_str(
                 "this `Idempotency-Key` was used for another request within 24 hours; repeat that as it was, or take a new key",
             ),
+            Self::Backplane(sentence) => f.write_str(sentence),
             Self::Store(reason) => write!(f, "the store is unavailable: {reason}"),
         }
     }
@@ -104,6 +110,7 @@ impl std::error::Error for Error {
             | Self::Database { .. }
             | Self::TooManyFeeds { .. }
             | Self::KeyReused
+            | Self::Backplane(_)
             | Self::Store(_) => None,
         }
     }

@@ -85,7 +85,7 @@
 //! | 4 | [`server`] (wiring, start, shutdown), its listener and connections, what waits there; `bench` |
 //! | 3 | `server::rest` (the only room that knows tiny_http), `server::relay`, `server::socket` (WebSockets), `server::stream` (event streams), `watch`; `client` (the commands' side of the wire) |
 //! | 2 | [`journal`] (with the `broadcast` and `feeds` threads), `server::subscriber` (what both kinds of sessions do) |
-//! | 1 | [`manager`], [`store`] |
+//! | 1 | [`manager`], [`store`], `backplane` (the log that several nodes share) |
 //! | 0 | [`access`], [`config`], [`error`], [`protocol`], [`frame`], [`history`], [`http`], [`metrics`], [`stream`], [`usage`] |
 //!
 //! # Invariants
@@ -152,6 +152,7 @@
 //! | running counts of the store | the distinct channels, providers and lanes stored |
 
 pub mod access;
+mod backplane;
 pub mod config;
 pub mod error;
 pub mod frame;

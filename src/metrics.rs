@@ -99,6 +99,9 @@ pub struct Traffic {
     pub watch_errors: Count,
     /// Commits that failed.
     pub commit_errors: Count,
+    /// How long it took until a batch was in the log that several nodes share, or was known not
+    /// to be, in nanoseconds.
+    pub appends: Histogram,
     /// How long commits took, failed ones too, in nanoseconds.
     pub commits: Histogram,
     /// Messages and states in one commit.
@@ -133,6 +136,7 @@ impl Default for Traffic {
             watch_looks: Count::default(),
             watch_errors: Count::default(),
             commit_errors: Count::default(),
+            appends: Histogram::new(TIMES),
             commits: Histogram::new(TIMES),
             batches: Histogram::new(SIZES),
             fan_outs: Histogram::new(TIMES),

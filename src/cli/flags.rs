@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use log::LevelFilter;
 use threadcast::access::{AllowedOrigin, Network};
-use threadcast::config::{Tls, Watch};
+use threadcast::config::{Backplane, Tls, Watch};
 use threadcast::{Config, Database, Limits, Sync};
 
 /// Where `--watch` is in the environment.
@@ -64,6 +64,9 @@ pub(super) struct Serve {
     #[arg(long, env = "THREADCAST_TLS_KEY", value_name = "FILE")]
     tls_key: Option<PathBuf>,
 
+    #[command(flatten)]
+    backplane: BackplaneFlags,
+
     /// How much is logged on standard error: off, error, warn, info, debug or trace
     #[arg(
         long,
@@ -107,6 +110,48 @@ enum SyncMode {
     Normal,
     /// A power cut too; slower
     Full,
+}
+
+/// Several servers as one.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Several servers as one")]
+struct BackplaneFlags {
+    /// Redis or Valkey whose stream is the log of several servers, like redis://USER:PASSWORD@HOST:6379/0;
+    /// rediss:// for TLS (needs a build with `--features redis`)
+    #[arg(
+        long,
+        env = "THREADCAST_BACKPLANE",
+        hide_env_values = true,
+        value_name = "URL"
+    )]
+    backplane: Option<String>,
+
+    /// Key of the stream, and what other keys begin with
+    #[arg(
+        long,
+        env = "THREADCAST_BACKPLANE_KEY",
+        value_name = "KEY",
+        default_value = "threadcast"
+    )]
+    backplane_key: String,
+
+    /// Entries that stay in the stream, about; a server that was away for longer has a hole
+    #[arg(long, env = "THREADCAST_BACKPLANE_KEEP", value_name = "N", default_value = "1000000", value_parser = count)]
+    backplane_keep: usize,
+
+    /// Longest time a publisher waits while it is not known whether its message was appended (503)
+    #[arg(long, env = "THREADCAST_BACKPLANE_TIMEOUT", value_name = "DURATION", default_value = "5s", value_parser = duration)]
+    backplane_timeout: Duration,
+}
+
+impl BackplaneFlags {
+    fn backplane(self) -> Option<Backplane> {
+        let mut backplane = Backplane::new(self.backplane?);
+        backplane.key = self.backplane_key;
+        backplane.keep = self.backplane_keep as u64;
+        backplane.timeout = self.backplane_timeout;
+        Some(backplane)
+    }
 }
 
 /// Who may use the server.
@@ -280,6 +325,7 @@ impl Serve {
         config.publish_rate = self.access.publish_rate;
         config.publish_burst = self.access.publish_burst;
         config.tls = tls(self.tls_cert, self.tls_key)?;
+        config.backplane = self.backplane.backplane();
         config.limits = self.limits.limits();
         Ok((config, self.log_level))
     }

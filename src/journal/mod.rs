@@ -11,8 +11,10 @@ mod forgetting;
 mod pace;
 mod receipts;
 mod sequencer;
+mod shared;
 mod states;
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,6 +22,7 @@ use std::thread::{self, JoinHandle};
 
 use crossbeam_channel::{Sender, unbounded};
 
+use crate::backplane::{Link, Presence};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::frame::MessageFrame;
@@ -32,8 +35,10 @@ use broadcast::Broadcast;
 use forgetting::Forgetting;
 use pace::Pace;
 use sequencer::Sequencer;
+use shared::{Replica, Shared};
 use states::{Feeds, StateOrder};
 
+pub(crate) use shared::{Node, OwnFeeds};
 pub use states::StateDone;
 
 /// Called at the commit, on the journal's thread: it must not block.
@@ -78,6 +83,8 @@ pub struct Journal {
     max_queued_bytes: usize,
     manager: Arc<ConnectionManager>,
     usage: Arc<Usage>,
+    /// The other threads of a node of several.
+    shared: Option<Shared>,
     ending: Mutex<Ending>,
 }
 
@@ -102,6 +109,19 @@ impl Journal {
         usage: Arc<Usage>,
         config: &Config,
     ) -> io::Result<Self> {
+        Self::start_with(writer, head, history, manager, usage, config, None)
+    }
+
+    /// [`Self::start`]; with a node, its log is the one that others share.
+    pub(crate) fn start_with(
+        writer: Box<dyn Writer>,
+        head: MessageId,
+        history: Option<History>,
+        manager: Arc<ConnectionManager>,
+        usage: Arc<Usage>,
+        config: &Config,
+        node: Option<Node>,
+    ) -> io::Result<Self> {
         let limits = &config.limits;
         let (orders, received) = unbounded();
         let queued_bytes = Arc::new(AtomicUsize::new(0));
@@ -118,29 +138,65 @@ impl Journal {
             limits.max_feeds,
             Arc::clone(&usage),
         )?;
-        let mut sequencer = Sequencer {
-            orders: received,
-            queued_bytes: Arc::clone(&queued_bytes),
-            head: Arc::clone(&head),
-            writer,
-            manager: Arc::clone(&manager),
-            usage: Arc::clone(&usage),
-            broadcast,
-            feeds,
-            held: None,
-            pace: Pace::default(),
-            max_batch: limits.max_batch.max(1),
-            forgetting: Forgetting::new(config.retention.clone()),
-            failing: false,
+        let max_batch = limits.max_batch.max(1);
+        let forgetting = Forgetting::new(config.retention.clone());
+        let (shared, journal_thread) = match node {
+            None => {
+                let sequencer = Sequencer {
+                    orders: received,
+                    queued_bytes: Arc::clone(&queued_bytes),
+                    head: Arc::clone(&head),
+                    writer,
+                    manager: Arc::clone(&manager),
+                    usage: Arc::clone(&usage),
+                    broadcast,
+                    feeds,
+                    held: None,
+                    pace: Pace::default(),
+                    max_batch,
+                    forgetting,
+                    failing: false,
+                };
+                (
+                    None,
+                    spawn(sequencer, Sequencer::run, |ended| ended.writer)?,
+                )
+            }
+            Some(node) => {
+                let (link, own, mark) =
+                    (Arc::clone(&node.link), node.own.clone(), node.mark.clone());
+                let (shared, steps, finds) = Shared::start(
+                    node,
+                    received,
+                    &queued_bytes,
+                    Arc::clone(&usage),
+                    max_batch,
+                    &manager,
+                    feeds.planner(),
+                )?;
+                let replica = Replica {
+                    steps,
+                    finds,
+                    queued_bytes: Arc::clone(&queued_bytes),
+                    head: Arc::clone(&head),
+                    writer,
+                    manager: Arc::clone(&manager),
+                    usage: Arc::clone(&usage),
+                    broadcast,
+                    feeds,
+                    link,
+                    own,
+                    mark,
+                    forgetting,
+                    waiting: VecDeque::new(),
+                    failing: false,
+                };
+                (
+                    Some(shared),
+                    spawn(replica, Replica::run, |ended| ended.writer)?,
+                )
+            }
         };
-        let journal_thread =
-            thread::Builder::new()
-                .name("journal".to_owned())
-                .spawn(move || {
-                    sequencer.run();
-                    // With the rest the ways to the other threads end, and they do.
-                    sequencer.writer
-                })?;
         Ok(Self {
             orders,
             queued_bytes,
@@ -148,6 +204,7 @@ impl Journal {
             max_queued_bytes: limits.max_queued_bytes,
             manager,
             usage,
+            shared,
             ending: Mutex::new(Ending {
                 journal: Some(journal_thread),
                 fan_outs: vec![broadcast_thread, feeds_thread],
@@ -172,6 +229,16 @@ impl Journal {
         self.queued_bytes.load(Ordering::Relaxed)
     }
 
+    /// What is known of the log that it shares with other nodes, if it does.
+    pub(crate) fn link(&self) -> Option<&Arc<Link>> {
+        self.shared.as_ref().map(|shared| &shared.link)
+    }
+
+    /// How this node and the others tell of themselves, if there are any.
+    pub(crate) fn presence(&self) -> Option<&Arc<Presence>> {
+        self.shared.as_ref().map(|shared| &shared.presence)
+    }
+
     /// How many publishers' drafts and states wait for the journal to take them.
     pub fn queued_orders(&self) -> usize {
         self.orders.len()
@@ -185,6 +252,9 @@ impl Journal {
     /// [`Self::submit`]; with a claim that was committed before, `done` hears of that again, or
     /// [`Error::KeyReused`].
     pub(crate) fn submit_once(&self, drafts: Vec<Draft>, claim: Option<Claim>, done: Done) {
+        if let Some(Err(error)) = self.shared.as_ref().map(|shared| shared.link.accepts()) {
+            return done(Err(&error));
+        }
         let bytes = drafts.iter().map(Draft::size).sum();
         let submission = Submission {
             drafts,
@@ -207,7 +277,11 @@ impl Journal {
             claim: None,
             done: Box::new(move |_| drop(answer)),
         };
-        let is_taken = self.send(Order::Commit(nothing), 0).is_ok();
+        let order = Order::Commit(nothing);
+        let is_taken = match &self.shared {
+            None => self.send(order, 0).is_ok(),
+            Some(shared) => shared.tell(order).is_ok(),
+        };
         // Nothing is ever said on it: it closes.
         let _ = answered.recv();
         is_taken
@@ -246,10 +320,15 @@ impl Journal {
         claim: Option<Claim>,
         done: StateDone,
     ) {
+        if let Some(Err(error)) = self.shared.as_ref().map(|shared| shared.link.accepts()) {
+            return done(Err(error));
+        }
         let last = self.manager.last_state(&feed);
         // Whoever publishes the history takes it over, which the journal has to know.
         let is_same = state.is_same(last.state());
-        if is_same && feed.as_str() != WORKFLOW_HISTORY && claim.is_none() {
+        // Of several nodes another one may have a newer state, which only the log knows.
+        let is_certain = claim.is_none() && self.shared.is_none();
+        if is_same && is_certain && feed.as_str() != WORKFLOW_HISTORY {
             self.usage.traffic.states_unchanged.add();
             return done(Ok(Published {
                 changed: false,
@@ -299,6 +378,9 @@ impl Journal {
     /// that is done. The store stays open, for those that still read it.
     pub fn stop(&self) {
         let _ = self.orders.send(Order::Stop);
+        if let Some(shared) = &self.shared {
+            shared.stop();
+        }
         let mut ending = self.ending();
         // A panic was reported when it happened.
         if let Some(writer) = ending.journal.take().and_then(|thread| thread.join().ok()) {
@@ -319,6 +401,21 @@ impl Journal {
     fn ending(&self) -> MutexGuard<'_, Ending> {
         self.ending.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Runs what has the writer on the journal's thread.
+fn spawn<T: Send + 'static>(
+    mut sequencer: T,
+    run: impl FnOnce(&mut T) + Send + 'static,
+    writer: impl FnOnce(T) -> Box<dyn Writer> + Send + 'static,
+) -> io::Result<JoinHandle<Box<dyn Writer>>> {
+    thread::Builder::new()
+        .name("journal".to_owned())
+        .spawn(move || {
+            run(&mut sequencer);
+            // With the rest the ways to the other threads end, and they do.
+            writer(sequencer)
+        })
 }
 
 fn lost() -> Error {

@@ -6,10 +6,10 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::sequencer::Sequencer;
-use super::{Committed, Order, Submission};
+use super::{Committed, Order};
 use crate::error::{Error, Result};
 use crate::frame::MessageFrame;
-use crate::protocol::{MessageId, Published, Rev, clock};
+use crate::protocol::{Draft, MessageId, Published, Rev, clock};
 use crate::store::{Claim, RECEIPTS_KEPT, Remembered};
 
 impl Order {
@@ -60,23 +60,27 @@ fn answer(order: Order, outcome: Result<Option<Remembered>>) {
     let outcome = outcome.map(|found| found.expect("what is not remembered is done"));
     match order {
         Order::Commit(submission) => {
-            let outcome = outcome.map(|found| committed(&submission, &found));
+            let outcome = outcome.map(|found| committed(&submission.drafts, &found));
             (submission.done)(outcome.as_deref());
         }
-        Order::State(order) => (order.done)(outcome.map(|found| Published {
-            changed: found.changed,
-            rev: Rev(found.number),
-            subscribers: found.subscribers,
-            replayed: true,
-        })),
+        Order::State(order) => (order.done)(outcome.map(|found| published(&found))),
         Order::Stop => {}
+    }
+}
+
+pub(super) fn published(found: &Remembered) -> Published {
+    Published {
+        changed: found.changed,
+        rev: Rev(found.number),
+        subscribers: found.subscribers,
+        replayed: true,
     }
 }
 
 /// The same drafts with the same ids and the same time are the same messages, whether they are
 /// still stored or not.
-fn committed(submission: &Submission, found: &Remembered) -> Vec<Committed> {
-    let drafts = submission.drafts.iter().zip(found.number..);
+pub(super) fn committed(drafts: &[Draft], found: &Remembered) -> Vec<Committed> {
+    let drafts = drafts.iter().zip(found.number..);
     drafts
         .map(|(draft, id)| Committed {
             channel: draft.channel_id.clone(),

@@ -40,7 +40,7 @@ pub(super) struct Sequencer {
 }
 
 /// Bytes of drafts and states in one transaction, so that a batch of large ones stays short.
-const MAX_BATCH_BYTES: usize = 4 << 20;
+pub(super) const MAX_BATCH_BYTES: usize = 4 << 20;
 
 impl Sequencer {
     /// Runs until it is told to stop, or nobody can tell it anything any more.

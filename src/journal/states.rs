@@ -83,6 +83,17 @@ struct Step {
     origin: Origin,
 }
 
+impl Step {
+    fn stored(&self) -> StoredState {
+        StoredState {
+            feed: self.feed.clone(),
+            rev: self.state.rev,
+            state: self.state.state().to_owned(),
+            own: self.origin == Origin::Server,
+        }
+    }
+}
+
 enum Outcome {
     Same(Rev),
     Changed(Rev),
@@ -111,6 +122,37 @@ impl Feeds {
             fan_outs,
         };
         Ok((feeds, thread))
+    }
+
+    /// Another one, for the thread that plans what is then applied by this one's.
+    pub(super) fn planner(&self) -> Self {
+        Self {
+            manager: Arc::clone(&self.manager),
+            history: None,
+            max_feeds: self.max_feeds,
+            usage: Arc::clone(&self.usage),
+            fan_outs: self.fan_outs.clone(),
+        }
+    }
+
+    /// What the workflows' history is; `None` when somebody else publishes it.
+    pub(super) fn set_history(&mut self, history: Option<History>) {
+        self.history = history;
+    }
+
+    /// Gives a feed this state, which another node may have made, and tells its subscribers.
+    pub(super) fn replace(&self, stored: &StoredState) {
+        let after = self.manager.last_state(&stored.feed).rev;
+        let state = StateFrame::new(&stored.feed, &stored.state, stored.rev);
+        self.hand_over(&stored.feed, after, state);
+    }
+
+    fn hand_over(&self, feed: &Feed, after: Rev, state: StateFrame) {
+        let replaced = self.manager.replace_state(feed, after, state);
+        if replaced.is_some_and(|replaced| replaced.needs_fan_out) {
+            // The thread ends after this sender.
+            let _ = self.fan_outs.send(feed.clone());
+        }
     }
 
     /// Works out what these orders change, one after the other. Nothing has happened yet.
@@ -200,13 +242,7 @@ impl Feeds {
             NextHistory::TakenOver => self.history = None,
         }
         for step in plan.steps.drain(..) {
-            let replaced = self
-                .manager
-                .replace_state(&step.feed, step.after, step.state);
-            if replaced.is_some_and(|replaced| replaced.needs_fan_out) {
-                // The thread ends after this sender.
-                let _ = self.fan_outs.send(step.feed);
-            }
+            self.hand_over(&step.feed, step.after, step.state);
         }
     }
 
@@ -256,22 +292,61 @@ impl Plan {
 
     /// What is to be remembered of orders that are to be done once.
     pub(super) fn receipts(&self, orders: &[StateOrder]) -> Vec<Receipt> {
+        let receipts = self.receipts_by_order(orders);
+        receipts.map(|(_, receipt)| receipt).collect()
+    }
+
+    /// The same, each with its order's place.
+    pub(super) fn receipts_by_order(
+        &self,
+        orders: &[StateOrder],
+    ) -> impl Iterator<Item = (usize, Receipt)> {
         let outcomes = self.outcomes.iter().zip(&self.subscribers);
-        let receipts = orders.iter().zip(outcomes);
-        receipts
-            .filter_map(|(order, (outcome, subscribers))| {
-                let given = match outcome {
-                    Outcome::Same(rev) => Given::Rev(*rev, false),
-                    Outcome::Changed(rev) => Given::Rev(*rev, true),
-                    Outcome::Refused(_) => return None,
-                };
-                Some(Receipt {
-                    claim: *order.claim.as_deref()?,
-                    given,
-                    subscribers: *subscribers,
-                })
-            })
-            .collect()
+        let receipts = orders.iter().zip(outcomes).enumerate();
+        receipts.filter_map(|(at, (order, (outcome, subscribers)))| {
+            let given = match outcome {
+                Outcome::Same(rev) => Given::Rev(*rev, false),
+                Outcome::Changed(rev) => Given::Rev(*rev, true),
+                Outcome::Refused(_) => return None,
+            };
+            let receipt = Receipt {
+                claim: *order.claim.as_deref()?,
+                given,
+                subscribers: *subscribers,
+            };
+            Some((at, receipt))
+        })
+    }
+
+    /// The revisions from which it goes on: what a shared log has to have for it.
+    pub(super) fn checks(&self, orders: &[StateOrder]) -> Vec<(Feed, Rev)> {
+        let steps = self.steps.iter().map(|step| (&step.feed, step.after));
+        let same = orders.iter().zip(&self.outcomes);
+        let same = same.filter_map(|(order, outcome)| match outcome {
+            Outcome::Same(rev) => Some((&order.feed, *rev)),
+            Outcome::Changed(_) | Outcome::Refused(_) => None,
+        });
+        let mut checks: Vec<(Feed, Rev)> = Vec::new();
+        // A feed's first step is the one that tells.
+        for (feed, rev) in steps.chain(same) {
+            if checks.iter().all(|(known, _)| known != feed) {
+                checks.push((feed.clone(), rev));
+            }
+        }
+        checks
+    }
+
+    /// Every step in order, as a shared log has them.
+    pub(super) fn steps(&self) -> Vec<StoredState> {
+        let mut steps: Vec<StoredState> = self.steps.iter().map(Step::stored).collect();
+        if let Some(claimed) = &self.claimed
+            && steps
+                .iter()
+                .all(|step| step.feed != claimed.feed || step.rev <= claimed.rev)
+        {
+            steps.push(claimed.clone());
+        }
+        steps
     }
 
     /// Whether the store has nothing to do.
@@ -282,12 +357,7 @@ impl Plan {
     /// What the store has to keep: of every feed the last state.
     pub(super) fn states(&self) -> Vec<StoredState> {
         let mut states: Vec<StoredState> = Vec::new();
-        let last_first = self.steps.iter().rev().map(|step| StoredState {
-            feed: step.feed.clone(),
-            rev: step.state.rev,
-            state: step.state.state().to_owned(),
-            own: step.origin == Origin::Server,
-        });
+        let last_first = self.steps.iter().rev().map(Step::stored);
         for state in self.claimed.clone().into_iter().chain(last_first) {
             if states.iter().all(|stored| stored.feed != state.feed) {
                 states.push(state);

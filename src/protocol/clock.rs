@@ -11,6 +11,12 @@ pub(crate) fn now() -> String {
     format(OffsetDateTime::now_utc())
 }
 
+/// So many microseconds after the beginning of 1970; 1970 itself when that is no year of ours.
+pub(crate) fn at(micros: u64) -> String {
+    let nanos = i128::from(micros).saturating_mul(1000);
+    format(OffsetDateTime::from_unix_timestamp_nanos(nanos).unwrap_or(OffsetDateTime::UNIX_EPOCH))
+}
+
 /// So long ago; what is older is less as a text, too.
 pub(crate) fn before(age: Duration) -> String {
     let now = OffsetDateTime::now_utc();

@@ -183,6 +183,19 @@ impl fmt::Display for Topic {
     }
 }
 
+/// A feed's state as it outlives the program.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredState {
+    /// The feed.
+    pub feed: Feed,
+    /// Its revision.
+    pub rev: Rev,
+    /// The state, as JSON.
+    pub state: String,
+    /// Whether the server made it itself, so that it may replace it.
+    pub own: bool,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,6 +3,8 @@
 mod client;
 pub(crate) mod clock;
 mod feed;
+mod log;
+mod receipt;
 mod server;
 mod state;
 
@@ -15,7 +17,11 @@ use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 
 pub use client::{ClientFrame, FrameError};
-pub use feed::{Feed, Published, ROUTES, Rev, Topic, WORKFLOW_HISTORY, WORKFLOWS, WatchStatus};
+pub use feed::{
+    Feed, Published, ROUTES, Rev, StoredState, Topic, WORKFLOW_HISTORY, WORKFLOWS, WatchStatus,
+};
+pub use log::{Hole, LogMark, Position};
+pub use receipt::{Claim, Given, Receipt, Remembered};
 pub use server::{GapReason, ServerFrame, Start};
 pub use state::State;
 pub(crate) use state::same_object;

@@ -8,13 +8,14 @@ use crate::manager::ConnectionManager;
 use crate::protocol::{Feed, ROUTES, Rev, State, WORKFLOW_HISTORY};
 use crate::store::{Batch, StoredState, Writer};
 
-/// Gives every feed the state it had, and `routes` the route table of this program. Returns
-/// the history of workflows, if the server is to go on with it.
+/// Gives every feed the state it had, and `routes` the route table of this program, which goes
+/// to the store; without a writer, only if it has none yet. Returns the history of workflows, if
+/// the server is to go on with it.
 pub(super) fn restore(
     manager: &ConnectionManager,
     mut states: Vec<StoredState>,
     watches: &[Watch],
-    writer: &mut dyn Writer,
+    writer: Option<&mut dyn Writer>,
 ) -> Option<History> {
     let is_watched = |name: &str| watches.iter().any(|watch| watch.feed.as_str() == name);
     if !is_watched(ROUTES) {
@@ -36,13 +37,15 @@ pub(super) fn restore(
 
 /// The first table is what the feed starts with; another one, of a newer program, is a change.
 /// What somebody else has published there stays.
-fn publish_routes(states: &mut Vec<StoredState>, table: &State, writer: &mut dyn Writer) {
+fn publish_routes(states: &mut Vec<StoredState>, table: &State, writer: Option<&mut dyn Writer>) {
     let at = states
         .iter()
         .position(|stored| stored.feed.as_str() == ROUTES);
     let rev = match at.map(|at| &states[at]) {
         None => Rev(0),
         Some(stored) if !stored.own || table.is_same(&stored.state) => return,
+        // What all nodes have is not for one of them to change.
+        Some(_) if writer.is_none() => return,
         Some(stored) => stored.rev.next(),
     };
     let routes = StoredState {
@@ -58,7 +61,9 @@ fn publish_routes(states: &mut Vec<StoredState>, table: &State, writer: &mut dyn
         receipts: &[],
         timestamp: "",
     };
-    if let Err(error) = writer.commit(&batch) {
+    if let Some(writer) = writer
+        && let Err(error) = writer.commit(&batch)
+    {
         log::warn!("the feed {ROUTES} is not stored: {error}");
     }
     match at {

@@ -7,6 +7,7 @@ mod connections;
 mod feeds;
 mod listener;
 mod machine;
+mod node;
 mod probe;
 mod relay;
 mod rest;
@@ -131,10 +132,12 @@ impl Server {
             publish_rate: _,
             publish_burst: _,
             tls,
+            backplane: _,
             limits: asked,
         } = &config;
         check(&config)?;
         let access = Arc::new(Access::new(&config)?);
+        let backplane = node::backplane(&config)?;
         let tls = tls.as_ref().map(Acceptor::new).transpose()?.map(Arc::new);
         // First of all, so that a second server on this port leaves the database alone.
         let socket = bind(listen)?;
@@ -142,10 +145,16 @@ impl Server {
             .local_addr()
             .map_err(Error::system("read the listener's address"))?;
         let (mut writer, reader) = store::open(&config)?;
-        let head = reader.head().map_err(|error| unreadable(&config, error))?;
+        let mut head = reader.head().map_err(|error| unreadable(&config, error))?;
         let stored = reader
             .states()
             .map_err(|error| unreadable(&config, error))?;
+        let mark = reader.mark().map_err(|error| unreadable(&config, error))?;
+        let node = node::join(backplane, mark, head, &stored, &config.watches)?;
+        if let Some(node) = &node {
+            // The log may go on behind the newest message.
+            head = head.max(node.mark.position.id);
+        }
         let capacity = Capacity::within(asked, &Machine::of_this_process());
         capacity.log(asked);
         let limits = &capacity.limits;
@@ -157,14 +166,20 @@ impl Server {
             recent: limits.recent_bytes,
         };
         let manager = Arc::new(ConnectionManager::new(outbox));
-        let history = feeds::restore(&manager, stored, &config.watches, writer.as_mut());
-        let journal = Journal::start(
+        let history = feeds::restore(
+            &manager,
+            stored,
+            &config.watches,
+            node.is_none().then_some(writer.as_mut()),
+        );
+        let journal = Journal::start_with(
             writer,
             head,
             history,
             Arc::clone(&manager),
             Arc::clone(&usage),
             &config,
+            node,
         );
         let journal = Arc::new(journal.map_err(Error::system("start a thread"))?);
         let callers = Arc::new(Callers::new(relay::connections(limits)));
@@ -181,7 +196,9 @@ impl Server {
             journal.stop();
             journal.close();
         };
-        let rest = rest.inspect_err(|_| end())?;
+        let rest = rest
+            .and_then(|rest| node::tell(&journal, &manager).map(|()| rest))
+            .inspect_err(|_| end())?;
         let connections = Connections::new(limits, trusted_proxies, Arc::clone(&usage));
         let open_door = |relay: Arc<Relay>| {
             let subscribers = Subscribers {
@@ -190,6 +207,7 @@ impl Server {
                 access: Arc::clone(&access),
                 usage: Arc::clone(&usage),
                 limits: limits.clone(),
+                link: journal.link().cloned(),
             };
             let streams = Streams {
                 subscribers: subscribers.clone(),

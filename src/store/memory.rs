@@ -3,21 +3,23 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::holes::Holes;
 use super::receipt::most_receipts;
 use super::totals::Totals;
 use super::{
-    Batch, ChannelTotals, Given, Left, Missed, MissedPage, Page, PageBudget, Reader, Receipt,
-    Remembered, Rule, Step, StoredState, Summary, Writer,
+    Applied, Batch, ChannelTotals, Given, Left, Missed, MissedPage, Page, PageBudget, Reader,
+    Receipt, Remembered, Rule, Step, StoredState, Summary, Writer,
 };
 use crate::error::Result;
 use crate::frame::MessageFrames;
-use crate::protocol::{Channel, Draft, Message, MessageId};
+use crate::protocol::{Channel, Draft, LogMark, Message, MessageId};
 
 /// Shared by its writer and readers. Bounded by `max_bytes`: the oldest messages make room.
 #[derive(Debug, Clone)]
 pub(super) struct Ring {
     inner: Arc<Mutex<Inner>>,
     max_bytes: usize,
+    holes: Holes,
 }
 
 #[derive(Debug, Default)]
@@ -41,6 +43,7 @@ impl Ring {
         Self {
             inner: Arc::default(),
             max_bytes,
+            holes: Holes::default(),
         }
     }
 
@@ -71,6 +74,22 @@ impl Writer for Ring {
             }
             ids
         }))
+    }
+
+    fn apply(&mut self, applied: &Applied<'_>) -> Result<()> {
+        let max_bytes = self.max_bytes;
+        if let Some(hole) = applied.hole {
+            self.holes.replace(self.holes.with(hole));
+        }
+        self.locked(|ring| {
+            for message in applied.messages {
+                ring.push_message(Arc::new(message.clone()));
+            }
+            while ring.bytes > max_bytes && ring.messages.len() > 1 {
+                ring.forget_oldest();
+            }
+        });
+        Ok(())
     }
 
     fn forget(&mut self, rule: &Rule, step: Step) -> Result<bool> {
@@ -110,16 +129,20 @@ impl Writer for Ring {
 
 impl Inner {
     fn push(&mut self, draft: &Draft, timestamp: &str) -> MessageId {
-        self.head = MessageId(self.head.0 + 1);
-        let message = Arc::new(draft.committed(self.head, timestamp));
+        let id = self.head.next();
+        self.push_message(Arc::new(draft.committed(id, timestamp)));
+        id
+    }
+
+    fn push_message(&mut self, message: Arc<Message>) {
+        self.head = message.id;
         self.bytes += message.view().size();
         self.totals.add(&(&*message).into());
         self.channels
-            .entry(draft.channel_id.clone())
+            .entry(message.channel_id.clone())
             .or_default()
             .push_back(Arc::clone(&message));
         self.messages.push_back(message);
-        self.head
     }
 
     fn remember(&mut self, receipt: &Receipt, ids: &[MessageId], timestamp: &str) {
@@ -234,7 +257,8 @@ impl Reader for Ring {
     }
 
     fn missed(&self, missed: &Missed<'_>) -> Result<MissedPage> {
-        let page = missed.page();
+        let (until, after_hole) = self.holes.reach(missed.cursor, missed.head);
+        let page = missed.up_to(until).page();
         let ((messages, complete), oldest) = self.locked(|ring| (ring.page(&page), ring.oldest()));
         // Encoded outside the lock, which the journal needs.
         let mut frames = MessageFrames::default();
@@ -244,7 +268,8 @@ impl Reader for Ring {
         Ok(MissedPage {
             frames,
             complete,
-            oldest,
+            until,
+            oldest: oldest.max(after_hole.unwrap_or_default()),
         })
     }
 
@@ -276,6 +301,10 @@ impl Reader for Ring {
 
     fn states(&self) -> Result<Vec<StoredState>> {
         Ok(Vec::new())
+    }
+
+    fn mark(&self) -> Result<LogMark> {
+        Ok(LogMark::default())
     }
 }
 

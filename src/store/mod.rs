@@ -2,6 +2,7 @@
 //!
 //! One [`Writer`], owned by the journal; any number of readers share the [`Reader`].
 
+mod holes;
 mod memory;
 mod receipt;
 mod sqlite;
@@ -13,9 +14,10 @@ use crate::config::{Config, Database};
 use crate::error::Result;
 use crate::frame::MessageFrames;
 use crate::history::Transition;
-use crate::protocol::{Channel, Draft, Feed, Message, MessageId, Rev};
+use crate::protocol::{Channel, Draft, Hole, LogMark, Message, MessageId};
 
-pub use receipt::{Claim, Given, Left, RECEIPTS_KEPT, Receipt, Remembered};
+pub use crate::protocol::{Claim, Given, Receipt, Remembered, StoredState};
+pub use receipt::{Left, RECEIPTS_KEPT};
 pub use totals::{ChannelTotals, Summary};
 
 /// The one appender. Blocks on the disk.
@@ -25,6 +27,13 @@ pub trait Writer: Send {
     /// # Errors
     /// Nothing is stored then; the next call may succeed.
     fn commit(&mut self, batch: &Batch<'_>) -> Result<Vec<MessageId>>;
+
+    /// Stores what was read from the log that several nodes share, in one transaction. A message
+    /// that is there already stays as it is.
+    ///
+    /// # Errors
+    /// Nothing is stored then; the next call may succeed.
+    fn apply(&mut self, applied: &Applied<'_>) -> Result<()>;
 
     /// Deletes up to so many of the oldest messages that are not to be kept, and gives back
     /// some of their space; whether there is more to do. Does not wait for other programs.
@@ -85,17 +94,19 @@ pub struct Batch<'a> {
     pub timestamp: &'a str,
 }
 
-/// A feed's state as it outlives the program.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StoredState {
-    /// The feed.
-    pub feed: Feed,
-    /// Its revision.
-    pub rev: Rev,
-    /// The state, as JSON.
-    pub state: String,
-    /// Whether the server made it itself, so that it may replace it.
-    pub own: bool,
+/// A part of the log that several nodes share.
+#[derive(Debug)]
+pub struct Applied<'a> {
+    /// Messages in order, with the ids that the log gave them.
+    pub messages: &'a [Message],
+    /// Last states of feeds, each feed once.
+    pub states: &'a [StoredState],
+    /// What happened to workflows, in order, with the times.
+    pub transitions: &'a [(String, Vec<Transition>)],
+    /// Messages before all of these that nobody can get any more.
+    pub hole: Option<Hole>,
+    /// Up to where the log is stored then.
+    pub mark: &'a LogMark,
 }
 
 /// What reads history. Blocks on the disk, never on the writer.
@@ -126,6 +137,9 @@ pub trait Reader: Send + Sync {
 
     /// Every feed's last state.
     fn states(&self) -> Result<Vec<StoredState>>;
+
+    /// Up to where it has the log that several nodes share.
+    fn mark(&self) -> Result<LogMark>;
 
     /// How large its files are; `None` for one in memory.
     fn file_bytes(&self) -> Option<FileBytes> {
@@ -177,13 +191,20 @@ pub struct Missed<'a> {
 pub struct MissedPage {
     /// The messages in ascending order of ids, encoded: nothing else is done with them.
     pub frames: MessageFrames,
-    /// There is no more of it up to the head.
+    /// There is no more of it up to `until`.
     pub complete: bool,
-    /// The oldest message of all that was kept at that moment, see [`Reader::oldest`].
+    /// How far was looked: up to the head, or to the next hole.
+    pub until: MessageId,
+    /// The oldest message of all that was kept at that moment, see [`Reader::oldest`]; when the
+    /// cursor is before a hole, the first one after it.
     pub oldest: MessageId,
 }
 
 impl Missed<'_> {
+    fn up_to(self, head: MessageId) -> Self {
+        Self { head, ..self }
+    }
+
     fn page(&self) -> Page {
         Page {
             channel: Some(self.channel.clone()),

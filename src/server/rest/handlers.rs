@@ -91,7 +91,15 @@ struct History {
 
 pub(super) fn get_channels(api: &Arc<Api>, call: Call) {
     let peer = call.peer().clone();
+    let of_all = match call.query().and_then(|query| asks_for_all(api, &query)) {
+        Ok(of_all) => of_all,
+        Err(problem) => return call.reply(problem.into()),
+    };
     answer_from_store(api, call, move |api| {
+        let others = match api.journal.presence() {
+            Some(presence) if of_all => Some(presence.others()?),
+            _ => None,
+        };
         let is_for_it = |name: &Channel| peer.may(Scope::Subscribe, On::Channel(name)).is_ok();
         let stored = api
             .reader
@@ -111,8 +119,25 @@ pub(super) fn get_channels(api: &Arc<Api>, call: Call) {
             });
             details.subscribers = subscribers;
         }
+        for (name, subscribers) in others.iter().flat_map(|others| &others.subscribers) {
+            let channel_id = Channel::stored(name);
+            if is_for_it(&channel_id) {
+                let details = known.entry(channel_id.clone()).or_insert(ChannelDetails {
+                    channel_id,
+                    messages: 0,
+                    last_id: MessageId(0),
+                    subscribers: 0,
+                });
+                details.subscribers += subscribers;
+            }
+        }
         let (channels, details) = known.into_iter().unzip();
-        Ok(json_body(&Channels { channels, details }))
+        let nodes = others.map(|others| others.nodes + 1);
+        Ok(json_body(&Channels {
+            channels,
+            details,
+            nodes,
+        }))
     });
 }
 
@@ -120,6 +145,37 @@ pub(super) fn get_channels(api: &Arc<Api>, call: Call) {
 struct Channels {
     channels: Vec<Channel>,
     details: Vec<ChannelDetails>,
+    /// How many were asked, when all were.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    nodes: Option<usize>,
+}
+
+/// Whether the subscribers of all nodes are to be counted.
+///
+/// # Errors
+/// 422 when there are no others, 503 when they cannot be asked now.
+fn asks_for_all(api: &Api, query: &[(String, String)]) -> Result<bool, Problem> {
+    let Some((_, value)) = query.iter().rev().find(|(name, _)| name == "cluster") else {
+        return Ok(false);
+    };
+    match (&value[..], api.journal.link()) {
+        ("0", _) => Ok(false),
+        ("1", Some(link)) => match link.status().away {
+            None => Ok(true),
+            Some((reason, _)) => {
+                let detail = format!("the other nodes cannot be asked now: {reason}");
+                Err(Problem::unavailable(detail, RETRY_AFTER))
+            }
+        },
+        ("1", None) => {
+            let detail = "`cluster`: this server is by itself (--backplane)";
+            Err(Problem::field("cluster", detail.to_owned()))
+        }
+        _ => {
+            let detail = format!("`cluster` must be 0 or 1, not {value:?}");
+            Err(Problem::field("cluster", detail))
+        }
+    }
 }
 
 #[derive(Serialize)]

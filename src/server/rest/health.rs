@@ -36,6 +36,7 @@ fn health(api: &Api, status: &'static str) -> Health {
         uptime_seconds: api.started.elapsed().as_secs(),
         connections: api.manager.active_connections(),
         head: api.journal.head(),
+        backplane: api.journal.link().map(|link| Backplane::of(link.status())),
         limits: LimitReport::of(api),
     }
 }
@@ -52,7 +53,42 @@ struct Health {
     uptime_seconds: u64,
     connections: usize,
     head: MessageId,
+    /// Left out for a server by itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    backplane: Option<Backplane>,
     limits: LimitReport,
+}
+
+/// The log that several nodes share, as this one sees it.
+#[derive(Serialize)]
+struct Backplane {
+    address: String,
+    connected: bool,
+    /// How long it has been away, and why; left out while it is connected.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    away_seconds: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    /// The last entry that is applied here.
+    position: String,
+    /// Messages that are known to be in the log and are not here yet.
+    behind: u64,
+    reconnects: u64,
+}
+
+impl Backplane {
+    fn of(status: crate::backplane::Status) -> Self {
+        let (reason, away) = status.away.unzip();
+        Self {
+            address: status.address,
+            connected: reason.is_none(),
+            away_seconds: away.map(|away| away.as_secs()),
+            reason,
+            position: status.applied.to_string(),
+            behind: status.behind,
+            reconnects: status.reconnects,
+        }
+    }
 }
 
 /// Every limit with a clear answer.

@@ -10,7 +10,7 @@ use crate::access::Access;
 use crate::config::{Config, Database};
 use crate::error::Result;
 use crate::manager::ConnectionManager;
-use crate::protocol::{Channel, Draft, Message, MessageId};
+use crate::protocol::{Channel, Draft, LogMark, Message, MessageId};
 use crate::store::{self, ChannelTotals, Missed, MissedPage, Page, Reader, StoredState, Summary};
 
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -47,6 +47,10 @@ impl Reader for Panics {
     }
 
     fn states(&self) -> Result<Vec<StoredState>> {
+        unreachable!()
+    }
+
+    fn mark(&self) -> Result<LogMark> {
         unreachable!()
     }
 }
@@ -88,6 +92,7 @@ fn sockets() -> Sockets {
             manager,
             reader: Arc::new(Panics),
             limits: config.limits,
+            link: None,
         },
         journal: Arc::new(journal),
     }

@@ -9,6 +9,7 @@
 use std::mem;
 use std::time::{Duration, Instant};
 
+use crate::backplane::Link;
 use crate::error::{Error, Result};
 use crate::frame::Chunk;
 use crate::manager::{Client, ConnectionManager, Upcoming};
@@ -26,22 +27,27 @@ const RETRY: Duration = Duration::from_millis(250);
 /// How long the broadcast is waited for, when the client already has what it is about to offer.
 const NEARLY: Duration = Duration::from_millis(2);
 
+/// The same for a node that has to get as far as another one is, at the longest.
+const AHEAD: Duration = Duration::from_millis(500);
+
 /// One client's way back to what is live.
 #[derive(Debug, Default)]
 pub(in crate::server) struct CatchUp {
-    /// Told before anything else.
-    gap: Option<Chunk>,
+    /// Told before anything else, and the cursor after it.
+    gap: Option<(Chunk, MessageId)>,
     /// The client asked where to begin: it is told when it has everything, at the least up to
     /// this message, which was committed before it came.
     announce: Option<MessageId>,
     /// It asked for what there is: the first page leaves nothing out, wherever it begins.
     takes_what_is_there: bool,
+    /// It came then with a cursor that this node has not reached: another one may have.
+    ahead_since: Option<Instant>,
     not_before: Option<Instant>,
     failing_since: Option<Instant>,
 }
 
 /// The cursor that a client begins with, `None` for one that is live at once, and what it has
-/// to be told on the way.
+/// to be told on the way. Of a shared log, another node may have more than this one's head.
 ///
 /// # Errors
 /// When the store cannot be read.
@@ -50,6 +56,7 @@ pub(super) fn begin(
     channel: &Channel,
     head: MessageId,
     reader: &dyn Reader,
+    is_shared: bool,
 ) -> Result<(Option<MessageId>, CatchUp)> {
     let asked = CatchUp {
         announce: Some(head),
@@ -57,6 +64,13 @@ pub(super) fn begin(
     };
     match start {
         Start::Live => Ok((None, CatchUp::default())),
+        Start::Since(since) if is_shared && since > head => {
+            let waits = CatchUp {
+                ahead_since: Some(Instant::now()),
+                ..asked
+            };
+            Ok((Some(since), waits))
+        }
         // The store may be a moment ahead of what the journal tells.
         Start::Since(since) if since > head && since > reader.head()? => {
             let gap = ServerFrame::Gap {
@@ -66,7 +80,7 @@ pub(super) fn begin(
                 reason: GapReason::UnknownId,
             };
             let told = CatchUp {
-                gap: Some(Chunk::json(&gap)),
+                gap: Some((Chunk::json(&gap), head)),
                 ..asked
             };
             Ok((Some(head), told))
@@ -94,6 +108,40 @@ impl CatchUp {
         self.not_before
             .map(|time| time.saturating_duration_since(Instant::now()))
             .filter(|pause| !pause.is_zero())
+    }
+
+    /// Whether a client waits that this node gets as far as another one was, from where it came.
+    /// When this node surely has all there is, the id is unknown.
+    pub(super) fn waits_for(
+        &mut self,
+        link: &Link,
+        client: &Client,
+        manager: &ConnectionManager,
+        reader: &dyn Reader,
+    ) -> bool {
+        let Some(since) = self.ahead_since else {
+            return false;
+        };
+        let (cursor, head) = (client.cursor(), manager.offered_head());
+        if head >= cursor {
+            self.ahead_since = None;
+            return false;
+        }
+        if link.is_complete_since(since) && link.applied().id <= head {
+            self.ahead_since = None;
+            self.announce = Some(head);
+            let gap = ServerFrame::Gap {
+                since: cursor,
+                oldest: reader.oldest().unwrap_or(head.next()),
+                head,
+                reason: GapReason::UnknownId,
+            };
+            self.gap = Some((Chunk::json(&gap), head));
+            return false;
+        }
+        let pause = (since.elapsed() / 4).clamp(NEARLY, AHEAD);
+        self.not_before = Some(Instant::now() + pause);
+        true
     }
 
     /// Brings the client one page, or makes it live. Blocks on the disk.
@@ -140,7 +188,7 @@ impl CatchUp {
         traffic: &Traffic,
     ) -> Result<bool> {
         let cursor = client.cursor();
-        if let Some(gap) = self.gap.take() {
+        if let Some((gap, cursor)) = self.gap.take() {
             client.feed_missed(&gap, cursor);
             traffic.gaps_unknown_id.add();
             return Ok(true);
@@ -164,6 +212,7 @@ impl CatchUp {
             limit: PAGE_MESSAGES,
             max_bytes: PAGE_BYTES,
         })?;
+        let until = page.until;
         // What comes after this page comes, whether the store still keeps it or not.
         let oldest = page.oldest.min(until.next());
         let is_gap = oldest > cursor.next() && !takes_what_is_there;

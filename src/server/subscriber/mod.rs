@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::net::sockopt::{set_socket_linger, set_socket_send_buffer_size};
 
 use crate::access::{Access, Peer, Scope, Stay};
+use crate::backplane::Link;
 use crate::config::Limits;
 use crate::frame::CloseCode;
 use crate::http::{Problem, linger};
@@ -47,6 +48,8 @@ pub(super) struct Subscribers {
     pub(super) usage: Arc<Usage>,
     /// What each may use.
     pub(super) limits: Limits,
+    /// The log that other nodes share, of which this one may have less than a client has seen.
+    pub(super) link: Option<Arc<Link>>,
 }
 
 impl Subscribers {
@@ -80,7 +83,7 @@ impl Subscribers {
             Start::Since(_) => self.usage.traffic.since.add(),
             Start::Last(_) => self.usage.traffic.last.add(),
         }
-        catch_up::begin(start, channel, head, &*self.reader)
+        catch_up::begin(start, channel, head, &*self.reader, self.link.is_some())
             .map_err(|error| Problem::unavailable(error.to_string(), 1))
     }
 
@@ -173,6 +176,11 @@ impl Subscribers {
         if client.wants_missed() && catch_up.pause().is_none() {
             let patience = self.limits.write_timeout;
             let traffic = &self.usage.traffic;
+            if let Some(link) = &self.link
+                && catch_up.waits_for(link, client, &self.manager, &*self.reader)
+            {
+                return;
+            }
             let outcome = catch_up.step(client, &self.manager, &*self.reader, traffic, patience);
             if let Err(error) = outcome {
                 let (id, peer) = (client.id, &client.peer);

@@ -6,15 +6,16 @@ mod receipts;
 mod retention;
 mod rows;
 mod schema;
+mod shared;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, TryLockError};
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, OpenFlags, TransactionBehavior, params};
+use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior, params};
 
 use super::receipt::most_receipts;
-use super::{Batch, Left, Remembered, Rule, Step, Writer};
+use super::{Applied, Batch, Left, Remembered, Rule, Step, StoredState, Writer};
 use crate::config::Sync;
 use crate::error::{Error, Result};
 use crate::history::Transition;
@@ -87,6 +88,7 @@ pub(super) fn open(
         serving: pool(READERS)?,
         replaying: pool(REPLAYERS)?,
         totals: Mutex::default(),
+        holes: shared::holes(&connection).map_err(|error| refused(error.to_string()))?,
     });
     Ok((
         SqliteWriter {
@@ -110,29 +112,32 @@ pub(super) struct SqliteWriter {
 
 impl Writer for SqliteWriter {
     fn commit(&mut self, batch: &Batch<'_>) -> Result<Vec<MessageId>> {
-        if !self.connection.is_autocommit() {
-            // An earlier rollback failed (a disk error); without this every later commit would.
-            self.connection.execute_batch("ROLLBACK")?;
-        }
-        // A transaction that is dropped uncommitted is rolled back.
-        let transaction = self
-            .connection
-            .transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let most = self.most_receipts;
+        let transaction = self.transaction()?;
         let ids = insert(&transaction, batch.drafts, batch.timestamp)?;
-        for stored in batch.states {
-            let rev = i64::try_from(stored.rev.0).unwrap_or(i64::MAX);
-            transaction.prepare_cached(PUT_STATE)?.execute(params![
-                stored.feed.as_str(),
-                rev,
-                stored.state,
-                stored.own
-            ])?;
-        }
+        put_states(&transaction, batch.states)?;
         insert_transitions(&transaction, batch.transitions, batch.timestamp)?;
-        let (timestamp, most) = (batch.timestamp, self.most_receipts);
-        receipts::insert(&transaction, batch.receipts, &ids, timestamp, most)?;
+        receipts::insert(&transaction, batch.receipts, &ids, batch.timestamp, most)?;
         transaction.commit()?;
         Ok(ids)
+    }
+
+    fn apply(&mut self, applied: &Applied<'_>) -> Result<()> {
+        let holes = self.readers.holes.clone();
+        let transaction = self.transaction()?;
+        shared::insert(&transaction, applied.messages)?;
+        put_states(&transaction, applied.states)?;
+        for (timestamp, transitions) in applied.transitions {
+            insert_transitions(&transaction, transitions, timestamp)?;
+        }
+        shared::put_mark(&transaction, applied.mark)?;
+        if let Some(hole) = applied.hole {
+            let list = holes.with(hole);
+            shared::put_holes(&transaction, &list)?;
+            // Before anybody can read what comes after it.
+            holes.replace(list);
+        }
+        Ok(transaction.commit()?)
     }
 
     fn forget(&mut self, rule: &Rule, step: Step) -> Result<bool> {
@@ -143,9 +148,10 @@ impl Writer for SqliteWriter {
             Err(TryLockError::WouldBlock) => return Ok(false),
         };
         let (through, counts) = &mut *totals;
+        let has_holes = !self.readers.holes.is_empty();
         // Deleting can wait, and the publishers behind it must not.
         self.connection.busy_timeout(Duration::ZERO)?;
-        let forgotten = retention::forget(&mut self.connection, rule, step);
+        let forgotten = retention::forget(&mut self.connection, rule, step, has_holes);
         self.connection.busy_timeout(BUSY_TIMEOUT)?;
         let forgotten = forgotten?;
         if forgotten.in_vain && !self.warned {
@@ -189,6 +195,31 @@ impl Writer for SqliteWriter {
             log::warn!("the write-ahead log stays beside the database, nothing is lost: {error}");
         }
     }
+}
+
+impl SqliteWriter {
+    /// One that is dropped uncommitted is rolled back.
+    fn transaction(&mut self) -> rusqlite::Result<Transaction<'_>> {
+        if !self.connection.is_autocommit() {
+            // An earlier rollback failed (a disk error); without this every later commit would.
+            self.connection.execute_batch("ROLLBACK")?;
+        }
+        self.connection
+            .transaction_with_behavior(TransactionBehavior::Immediate)
+    }
+}
+
+fn put_states(connection: &Connection, states: &[StoredState]) -> rusqlite::Result<()> {
+    for stored in states {
+        let rev = i64::try_from(stored.rev.0).unwrap_or(i64::MAX);
+        connection.prepare_cached(PUT_STATE)?.execute(params![
+            stored.feed.as_str(),
+            rev,
+            stored.state,
+            stored.own
+        ])?;
+    }
+    Ok(())
 }
 
 fn insert_transitions(

@@ -8,9 +8,11 @@ use rusqlite::{Connection, OptionalExtension, named_params, params};
 
 use super::pool::Pool;
 use super::rows::{counted, id, integer, message, rowid, text, view};
+use super::shared;
 use crate::error::Result;
 use crate::frame::MessageFrames;
-use crate::protocol::{Channel, Message, MessageId, MessageView, Rev, State};
+use crate::protocol::{Channel, LogMark, Message, MessageId, MessageView, Rev, State};
+use crate::store::holes::Holes;
 use crate::store::totals::Totals;
 use crate::store::{
     ChannelTotals, FileBytes, Missed, MissedPage, Page, PageBudget, Reader, StoredState, Summary,
@@ -26,6 +28,8 @@ pub(in crate::store) struct SqliteReader {
     pub(super) replaying: Pool,
     /// Counts of all messages up to an id; only newer ones are read when somebody asks.
     pub(super) totals: Mutex<(MessageId, Totals)>,
+    /// What is missing, in a node of several.
+    pub(super) holes: Holes,
 }
 
 impl SqliteReader {
@@ -76,11 +80,14 @@ impl Reader for SqliteReader {
             // One snapshot: what is deleted between the two is either in both or in neither.
             let snapshot = connection.unchecked_transaction()?;
             let mut frames = MessageFrames::default();
-            let complete = read_page(&snapshot, &missed.page(), |view| frames.push(&view))?;
+            let (until, after_hole) = self.holes.reach(missed.cursor, missed.head);
+            let page = missed.up_to(until).page();
+            let complete = read_page(&snapshot, &page, |view| frames.push(&view))?;
             Ok(MissedPage {
                 frames,
                 complete,
-                oldest: oldest(&snapshot)?,
+                until,
+                oldest: oldest(&snapshot)?.max(after_hole.unwrap_or_default()),
             })
         })
     }
@@ -140,6 +147,10 @@ impl Reader for SqliteReader {
             }
         }
         Ok(states)
+    }
+
+    fn mark(&self) -> Result<LogMark> {
+        self.serving.read(shared::mark)
     }
 
     fn file_bytes(&self) -> Option<FileBytes> {

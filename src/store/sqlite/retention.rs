@@ -1,6 +1,6 @@
 //! Deleting the oldest messages of the database, a few at a time.
 
-use rusqlite::{Connection, TransactionBehavior};
+use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
 
 use super::rows::{OwnedCount, counted};
 use crate::store::{Rule, Step};
@@ -44,10 +44,11 @@ pub(super) fn forget(
     connection: &mut Connection,
     rule: &Rule,
     step: Step,
+    has_holes: bool,
 ) -> rusqlite::Result<Forgotten> {
     // Most of the time there is nothing to do, which needs no transaction: nobody else writes.
     let pages = Pages::of(connection, rule)?;
-    let chosen = choose(connection, rule, step, &pages)?;
+    let chosen = choose(connection, rule, step, &pages, has_holes)?;
     if chosen.last.is_none() && !pages.are_to_be_given_back() {
         return Ok(Forgotten {
             in_vain: pages.excess_bytes() > 0,
@@ -90,9 +91,11 @@ fn choose(
     rule: &Rule,
     step: Step,
     pages: &Pages,
+    has_holes: bool,
 ) -> rusqlite::Result<Chosen> {
     let newest = newest(connection)?;
     let kept_after = match rule.keep_messages {
+        Some(most) if has_holes => beyond(connection, most)?,
         // Ids have no holes, but for what other programs delete.
         Some(most) => newest - i64::try_from(most).unwrap_or(i64::MAX),
         None => 0,
@@ -145,6 +148,16 @@ fn is_before(time: &str, limit: &str) -> bool {
     // A second more or less does not matter.
     let (date, clock) = (&seconds[..10], &seconds[11..]);
     is_known && (date, clock) < (&limit[..10], &limit[11..SECONDS])
+}
+
+/// The newest message that is not one of the newest so many, by counting them; 0 if there is none.
+fn beyond(connection: &Connection, most: u64) -> rusqlite::Result<i64> {
+    let most = i64::try_from(most).unwrap_or(i64::MAX);
+    let found = connection
+        .prepare_cached("SELECT id FROM messages ORDER BY id DESC LIMIT 1 OFFSET ?1")?
+        .query_row([most], |row| row.get(0))
+        .optional()?;
+    Ok(found.unwrap_or(0))
 }
 
 fn newest(connection: &Connection) -> rusqlite::Result<i64> {

@@ -42,8 +42,9 @@ const TABLE: &str = "CREATE TABLE IF NOT EXISTS messages (
     token_count INTEGER
 )";
 
-/// States of feeds, what happened to workflows and remembered answers, with the columns they must have.
-const OWN_TABLES: [(&str, &[&str], &str); 3] = [
+/// States of feeds, what happened to workflows, remembered answers, and what there is of the log
+/// of several nodes, with the columns they must have.
+const OWN_TABLES: [(&str, &[&str], &str); 5] = [
     (
         "threadcast_feeds",
         &["feed", "rev", "state", "own"],
@@ -84,6 +85,24 @@ const OWN_TABLES: [(&str, &[&str], &str); 3] = [
     number INTEGER NOT NULL,
     changed INTEGER NOT NULL,
     subscribers INTEGER NOT NULL
+)",
+    ),
+    (
+        "threadcast_log",
+        &["id", "identity", "position", "batch"],
+        "CREATE TABLE IF NOT EXISTS threadcast_log (
+    id INTEGER PRIMARY KEY,
+    identity TEXT NOT NULL,
+    position TEXT NOT NULL,
+    batch TEXT NOT NULL
+)",
+    ),
+    (
+        "threadcast_holes",
+        &["first", "last"],
+        "CREATE TABLE IF NOT EXISTS threadcast_holes (
+    first INTEGER PRIMARY KEY,
+    last INTEGER NOT NULL
 )",
     ),
 ];

@@ -34,6 +34,7 @@ fn page(api: &Api) -> Exposition {
     audience::sessions(&mut page, traffic);
     work::messages(&mut page, traffic);
     work::queues(&mut page, api);
+    backplane(&mut page, api);
     refusals(&mut page, &api.usage.refused);
     store(&mut page, api);
     process::process(&mut page);
@@ -62,6 +63,34 @@ fn server(page: &mut Exposition, api: &Api) {
         "threadcast_rest_requests",
         "REST requests in hand: connections of the relay in use.",
         traffic.rest_requests.load(Ordering::Relaxed),
+    );
+}
+
+/// Nothing for a server by itself.
+fn backplane(page: &mut Exposition, api: &Api) {
+    let Some(status) = api.journal.link().map(|link| link.status()) else {
+        return;
+    };
+    page.gauge(
+        "threadcast_backplane_connected",
+        "Whether the log that several nodes share can be read and written; publishing is answered 503 if not.",
+        u8::from(status.away.is_none()),
+    );
+    page.gauge(
+        "threadcast_backplane_behind_messages",
+        "Messages that are known to be in the shared log and are not stored here yet.",
+        status.behind,
+    );
+    page.counter(
+        "threadcast_backplane_reconnects_total",
+        "How often the connection to the shared log was made again.",
+        status.reconnects,
+    );
+    page.histogram(
+        "threadcast_backplane_append_duration_seconds",
+        "How long it took until a batch was in the shared log, or was known not to be.",
+        &api.usage.traffic.appends,
+        1e9,
     );
 }
 

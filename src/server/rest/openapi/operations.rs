@@ -147,7 +147,15 @@ fn get_messages() -> Operation {
 }
 
 fn get_channels() -> Operation {
-    answers_json("Channels", "By name.")
+    Operation {
+        parameters: vec![query(
+            "cluster",
+            json!({"enum": ["0", "1"]}),
+            "1 to count the subscribers of all servers that share a log.",
+        )],
+        refusals: &[422],
+        ..answers_json("Channels", "By name.")
+    }
 }
 
 fn get_summary() -> Operation {

@@ -156,7 +156,7 @@ fn message() -> Value {
 }
 
 fn channels() -> Value {
-    object(json!({
+    let mut channels = object(json!({
         "channels": list(json!({"type": "string"})),
         "details": list(object(json!({
             "channel_id": {"type": "string"},
@@ -164,7 +164,9 @@ fn channels() -> Value {
             "last_id": reference("MessageId"),
             "subscribers": count("Subscribers that are connected."),
         }))),
-    }))
+    }));
+    channels["properties"]["nodes"] = count("Servers that were counted, with `cluster=1`.");
+    channels
 }
 
 fn summary() -> Value {
@@ -190,6 +192,7 @@ fn health() -> Value {
             "uptime_seconds": count("Since the start."),
             "connections": count("Subscribers that are connected."),
             "head": reference("MessageId"),
+            "backplane": backplane(),
             "limits": {
                 "type": "object",
                 "additionalProperties": reference("Limit"),
@@ -198,6 +201,23 @@ fn health() -> Value {
         },
         "description": "Where there are tokens, whoever has none gets `status` alone.",
         "examples": [{"status": "ok"}],
+    })
+}
+
+fn backplane() -> Value {
+    json!({
+        "type": "object",
+        "required": ["address", "connected", "position", "behind", "reconnects"],
+        "properties": {
+            "address": {"type": "string", "description": "Without a password."},
+            "connected": {"type": "boolean", "description": "Whether something can be published."},
+            "away_seconds": count("How long it has not been connected."),
+            "reason": {"type": "string", "description": "Why it is not connected."},
+            "position": {"type": "string", "description": "The last entry that is stored here.", "examples": ["41-2"]},
+            "behind": count("Messages that are known to be in the log and are not stored here yet."),
+            "reconnects": count("How often the connection was made again."),
+        },
+        "description": "The log that several servers share; left out for a server by itself.",
     })
 }
 

@@ -1,0 +1,515 @@
+//! Joining the log: whether it is one, whether it is this node's, and from where it goes on;
+//! then reading it.
+
+use std::time::{Duration, Instant};
+
+use super::append::{Appender, Asked, Outcome};
+use super::entry::{self, Entry, mark_header};
+use super::{Backplane, Connection, Failure, PATIENCE, Reply, eval, micros, random};
+use crate::protocol::{Feed, LogMark, MessageId, Position, ROUTES, Rev, State, StoredState};
+
+const CREATE: &[u8] = include_bytes!("create.lua");
+const RAISE: &[u8] = include_bytes!("raise.lua");
+
+/// Streams are in Redis since 5.0.
+const OLDEST_MAJOR: u32 = 5;
+
+/// Entries in one read; a read has as many of the largest messages in memory at most.
+const READ: &str = "256";
+
+/// Ids that are left out when Redis has lost the end of the log, so that none is given to two
+/// messages: other nodes may have more of it than the one that goes on first.
+const MARGIN: u64 = 1_000_000;
+
+/// What a node has when it joins.
+pub(crate) struct Own<'a> {
+    /// The log it was in, and how far it had it.
+    pub(crate) mark: &'a LogMark,
+    /// It has messages or states, of a log or of its own.
+    pub(crate) has_content: bool,
+    /// Its feeds, when they are asked for.
+    pub(crate) states: &'a dyn Fn() -> Vec<StoredState>,
+    /// The server's own state of the feed `routes`, if it makes it.
+    pub(crate) routes: Option<&'a State>,
+    /// It has reason to think that feeds are not what they should be.
+    pub(crate) compare_feeds: bool,
+}
+
+/// Why a log was not joined.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// Somebody has to do something about it.
+    Fatal(String),
+    /// It may be better in a moment.
+    Away(String),
+}
+
+/// A log that was joined.
+pub(crate) struct Follower {
+    connection: Connection,
+    stream: String,
+    feeds: String,
+    /// Which log it is.
+    pub(crate) identity: String,
+    /// The last entry that was read.
+    pub(crate) position: Position,
+    /// The states of all feeds, if this node's may not be what they should be.
+    pub(crate) states: Vec<StoredState>,
+    /// All entries between the position that the node had and this one are gone.
+    pub(crate) has_jumped: bool,
+}
+
+/// What was read.
+pub(crate) struct Read {
+    /// In order, those that follow one another without a hole.
+    pub(crate) entries: Vec<Entry>,
+    /// Before them there were others that are gone from the stream: where it goes on, and the
+    /// states of all feeds.
+    pub(crate) missed: Option<(Position, Vec<StoredState>)>,
+    /// There was nothing more in the log at this moment.
+    pub(crate) complete_at: Option<Instant>,
+}
+
+impl From<Failure> for Refusal {
+    fn from(failure: Failure) -> Self {
+        Self::Away(failure.reason())
+    }
+}
+
+impl Backplane {
+    /// Joins the log, or begins it. Blocks for some seconds at most. Nothing is written to Redis
+    /// when it is refused.
+    pub(crate) fn join(&self, own: &Own<'_>) -> Result<Follower, Refusal> {
+        let mut connection = self.connect(PATIENCE).map_err(|failure| match failure {
+            Failure::Password => Refusal::Fatal(format!(
+                "cannot use the backplane {}: the password is wrong or missing; \
+                 write --backplane redis://USER:PASSWORD@HOST:PORT (THREADCAST_BACKPLANE keeps it off the command line)",
+                self.address()
+            )),
+            other => other.into(),
+        })?;
+        self.check_version(&mut connection)?;
+        let position = own.mark.position;
+        let mut compare = own.compare_feeds;
+        let mut found = self.look(&mut connection)?;
+        if found.is_none() {
+            self.create(&mut connection, own)?;
+            // Another node may have been faster.
+            found = self.look(&mut connection)?;
+        }
+        let Some(identity) = found else {
+            return Err(Refusal::Away(
+                "the log that has just begun is gone".to_owned(),
+            ));
+        };
+        self.check_identity(&identity, own)?;
+        let last = self.last(&mut connection)?;
+        if position > last {
+            self.raise(&mut connection, &identity, position, last)?;
+            compare = true;
+        } else if position > Position::default() {
+            compare |= !self.has_not_diverged(&mut connection, own.mark)?;
+        } else {
+            compare = true;
+        }
+        let mut follower = Follower {
+            connection,
+            stream: self.keys.stream.clone(),
+            feeds: self.keys.feeds.clone(),
+            identity,
+            position,
+            states: Vec::new(),
+            has_jumped: false,
+        };
+        if compare {
+            follower.states = self.compare_feeds(&mut follower, own)?;
+        }
+        if let Some(routes) = own.routes {
+            self.publish_routes(&mut follower, routes)?;
+        }
+        if last > position && follower.is_at_the_end()? {
+            (follower.position, follower.has_jumped) = (last, true);
+        }
+        Ok(follower)
+    }
+
+    fn check_identity(&self, found: &str, own: &Own<'_>) -> Result<(), Refusal> {
+        let identity = &own.mark.identity;
+        let stream = &self.keys.stream;
+        if !identity.is_empty() && found != identity {
+            return Err(self.fatal(&format!(
+                "it has another log than this database was in; take the database of that log \
+                 or a new one with --db, or another key with --backplane-key (now {stream:?})"
+            )));
+        }
+        // Without one it begins a log of the name that it takes for its own.
+        if identity.is_empty() && own.has_content && found != &*self.node {
+            return Err(self.fatal(&format!(
+                "this database has messages of its own, and Redis has another log, of other nodes; \
+                 take a new database with --db, or another key with --backplane-key (now {stream:?})"
+            )));
+        }
+        Ok(())
+    }
+
+    fn fatal(&self, what: &str) -> Refusal {
+        Refusal::Fatal(format!(
+            "cannot use the backplane {}: {what}",
+            self.address()
+        ))
+    }
+
+    fn check_version(&self, connection: &mut Connection) -> Result<(), Refusal> {
+        let info = match connection.run("INFO", &[b"server"]) {
+            Ok(info) => info,
+            // Whoever may not ask is not asked to prove it.
+            Err(failure) if failure.is("NOPERM") => return Ok(()),
+            Err(Failure::Password) => {
+                return Err(self.fatal(
+                    "the password is missing; write --backplane redis://USER:PASSWORD@HOST:PORT",
+                ));
+            }
+            Err(failure) => return Err(failure.into()),
+        };
+        let text = info.text().unwrap_or_default();
+        let version = text
+            .lines()
+            .find_map(|line| line.strip_prefix("redis_version:"));
+        let version = version.unwrap_or_default().trim();
+        let major = version
+            .split('.')
+            .next()
+            .and_then(|major| major.parse::<u32>().ok());
+        match major {
+            Some(major) if major < OLDEST_MAJOR => Err(self.fatal(&format!(
+                "it is Redis {version}, which has no streams; use Redis 5.0 or newer, or Valkey"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Which log is there, if one is.
+    fn look(&self, connection: &mut Connection) -> Result<Option<String>, Refusal> {
+        let keys = &self.keys;
+        let mut kind = |key: &str| -> Result<String, Refusal> {
+            let kind = connection.run("TYPE", &[key.as_bytes()])?;
+            Ok(kind.text().unwrap_or_default().to_owned())
+        };
+        let stream = kind(&keys.stream)?;
+        let log = kind(&keys.log)?;
+        for (key, found, wanted) in [(&keys.stream, &stream, "stream"), (&keys.log, &log, "hash")] {
+            if found != "none" && found != wanted {
+                return Err(self.fatal(&format!(
+                    "its key {key:?} has a {found} of another program, not a {wanted}; \
+                     choose another one with --backplane-key"
+                )));
+            }
+        }
+        if log == "none" && stream != "none" {
+            return Err(self.fatal(&format!(
+                "its stream {:?} has entries of another program; choose another key with --backplane-key",
+                keys.stream
+            )));
+        }
+        if log == "none" {
+            return Ok(None);
+        }
+        let identity = connection.run("HGET", &[keys.log.as_bytes(), b"id"])?;
+        match identity.text() {
+            Some(identity) => Ok(Some(identity.to_owned())),
+            None => Err(self.fatal(&format!(
+                "its key {:?} has a hash of another program; choose another key with --backplane-key",
+                keys.log
+            ))),
+        }
+    }
+
+    /// Begins a log where this node is, or, if it was in one that is gone, well behind that.
+    fn create(&self, connection: &mut Connection, own: &Own<'_>) -> Result<(), Refusal> {
+        let position = own.mark.position;
+        let mut identity = &*own.mark.identity;
+        let mut first = position.next_step();
+        if identity.is_empty() {
+            identity = &self.node;
+        } else {
+            log::warn!(
+                "the backplane {} has no log any more: a new one begins, {MARGIN} ids further",
+                self.address()
+            );
+            first = Position {
+                id: MessageId(position.id.0 + MARGIN),
+                step: 1,
+            };
+        }
+        let (first, header) = (first.to_string(), self.header(connection, position)?);
+        let mut arguments: Vec<Vec<u8>> = [identity, &first, &header]
+            .map(|argument| argument.as_bytes().to_vec())
+            .into();
+        for stored in (own.states)() {
+            arguments.extend([
+                stored.feed.as_str().as_bytes().to_vec(),
+                stored.rev.to_string().into_bytes(),
+                entry::encode_state(&stored),
+            ]);
+        }
+        let keys = [&self.keys.stream, &self.keys.log, &self.keys.feeds];
+        eval(connection, CREATE, &keys, &arguments)?;
+        Ok(())
+    }
+
+    /// A mark behind this position.
+    fn header(&self, connection: &mut Connection, after: Position) -> Result<String, Refusal> {
+        let time = connection.run("TIME", &[])?;
+        Ok(mark_header(&after.to_string(), micros(&time).unwrap_or(0)))
+    }
+
+    /// The last id that the stream has given.
+    fn last(&self, connection: &mut Connection) -> Result<Position, Refusal> {
+        let info = match connection.run("XINFO", &[b"STREAM", self.keys.stream.as_bytes()]) {
+            Ok(info) => info.into_list().unwrap_or_default(),
+            // The stream was deleted, but not which log it was.
+            Err(Failure::Refused { reason, .. }) if reason.contains("no such key") => {
+                return Ok(Position::default());
+            }
+            Err(failure) => return Err(failure.into()),
+        };
+        let mut pairs = info.chunks(2);
+        let last = pairs.find_map(|pair| match pair {
+            [name, value] if name.text() == Some("last-generated-id") => value.text(),
+            _ => None,
+        });
+        last.and_then(|last| last.parse().ok())
+            .ok_or_else(|| Refusal::Away("XINFO made no sense".to_owned()))
+    }
+
+    /// Redis has lost what this node has: nobody else may get these ids.
+    fn raise(
+        &self,
+        connection: &mut Connection,
+        identity: &str,
+        position: Position,
+        last: Position,
+    ) -> Result<(), Refusal> {
+        let next = Position {
+            id: MessageId(position.id.0 + MARGIN),
+            step: 1,
+        };
+        log::warn!(
+            "the backplane {} has lost the end of the log: it ends at {last}, this node has {position}; \
+             it goes on behind {}",
+            self.address(),
+            next.id
+        );
+        let header = self.header(connection, position)?;
+        let arguments = [identity, &last.to_string(), &next.to_string(), &header]
+            .map(|argument| argument.as_bytes().to_vec());
+        let keys = [&self.keys.stream, &self.keys.log];
+        match eval(connection, RAISE, &keys, &arguments)? {
+            Reply::Number(1) => Ok(()),
+            _ => Err(Refusal::Away("the log has just changed".to_owned())),
+        }
+    }
+
+    /// Whether the entry that this node had last is still there, if it is the same; another one
+    /// in its place is of another history.
+    fn has_not_diverged(
+        &self,
+        connection: &mut Connection,
+        mark: &LogMark,
+    ) -> Result<bool, Refusal> {
+        let at = mark.position.to_string();
+        let arguments = [&self.keys.stream, &at, &at].map(|argument| argument.as_bytes());
+        let found = connection
+            .run("XRANGE", &arguments)?
+            .into_list()
+            .unwrap_or_default();
+        let Some(entry) = found.into_iter().next().and_then(Entry::read) else {
+            return Ok(false);
+        };
+        if mark.batch.is_empty() || entry.batch.is_empty() || entry.batch == mark.batch {
+            return Ok(true);
+        }
+        Err(self.fatal(&format!(
+            "its log has another entry at {at} than this database: they went apart there; \
+             take a new database with --db, which fills from the log"
+        )))
+    }
+
+    /// Which feeds have newer states in Redis than here; those that have newer ones here are
+    /// appended.
+    fn compare_feeds(
+        &self,
+        follower: &mut Follower,
+        own: &Own<'_>,
+    ) -> Result<Vec<StoredState>, Refusal> {
+        let there = follower.feeds()?;
+        let rev_there = |feed: &Feed| {
+            let found = there.iter().find(|stored| stored.feed == *feed);
+            found.map_or(Rev(0), |stored| stored.rev)
+        };
+        let (mut checks, mut states) = (Vec::new(), Vec::new());
+        for mut stored in (own.states)() {
+            let found = rev_there(&stored.feed);
+            let is_other = there.iter().any(|other| {
+                other.feed == stored.feed && other.rev == stored.rev && other.state != stored.state
+            });
+            if is_other {
+                // Both were told to subscribers: the next revision decides.
+                stored.rev = stored.rev.next();
+            }
+            if stored.rev > found {
+                checks.push((stored.feed.clone(), found));
+                states.push(stored);
+            }
+        }
+        if !states.is_empty() {
+            log::warn!(
+                "{} feeds have newer states here than on the backplane: they are appended",
+                states.len()
+            );
+            self.append_states(&follower.identity, &checks, &states)?;
+        }
+        Ok(there)
+    }
+}
+
+impl Backplane {
+    /// The routes of the newest program that came are everybody's, unless somebody else has
+    /// published there.
+    fn publish_routes(&self, follower: &mut Follower, routes: &State) -> Result<(), Refusal> {
+        let field = format!("{ROUTES}:");
+        let arguments = [&self.keys.feeds, &field].map(|argument| argument.as_bytes());
+        let found = follower.connection.run("HGET", &arguments)?.into_bytes();
+        let found = found.and_then(|payload| entry::state(&payload));
+        let rev = match &found {
+            Some(found) if !found.own || routes.is_same(&found.state) => return Ok(()),
+            Some(found) => found.rev,
+            None => Rev(0),
+        };
+        let stored = StoredState {
+            feed: Feed::routes(),
+            rev: rev.next(),
+            state: routes.as_str().to_owned(),
+            own: true,
+        };
+        self.append_states(&follower.identity, &[(Feed::routes(), rev)], &[stored])
+    }
+
+    fn append_states(
+        &self,
+        identity: &str,
+        checks: &[(Feed, Rev)],
+        states: &[StoredState],
+    ) -> Result<(), Refusal> {
+        // Batches of its own, beside those of the node.
+        let mut appender = Appender::new(Self {
+            node: random().into(),
+            ..self.clone()
+        });
+        let asked = Asked {
+            messages: &[],
+            checks,
+            states,
+            claims: &[],
+        };
+        let deadline = Instant::now() + PATIENCE;
+        match appender.append(identity, asked, deadline, &|| false) {
+            Outcome::Done(_) => Ok(()),
+            _ => Err(Refusal::Away("the feeds have just changed".to_owned())),
+        }
+    }
+}
+
+impl Follower {
+    /// What comes next, waiting for it for so long.
+    pub(crate) fn read(&mut self, wait: Duration) -> Result<Read, Failure> {
+        let asked = Instant::now();
+        self.connection.set_patience(wait + PATIENCE)?;
+        let (wait, at) = (
+            wait.as_millis().max(1).to_string(),
+            self.position.to_string(),
+        );
+        let arguments: [&[u8]; 7] = [
+            b"COUNT",
+            READ.as_bytes(),
+            b"BLOCK",
+            wait.as_bytes(),
+            b"STREAMS",
+            self.stream.as_bytes(),
+            at.as_bytes(),
+        ];
+        let reply = self.connection.run("XREAD", &arguments)?;
+        let streams = reply.into_list().unwrap_or_default().into_iter();
+        let found: Vec<Entry> = streams
+            .filter_map(|stream| stream.into_list()?.pop()?.into_list())
+            .flatten()
+            .filter_map(Entry::read)
+            .collect();
+        let complete_at = (found.len().to_string() != READ).then_some(asked);
+        self.take(found, complete_at)
+    }
+
+    /// Whether the stream has no entry after this position.
+    fn is_at_the_end(&mut self) -> Result<bool, Failure> {
+        let after = self.position.next_step().to_string();
+        let arguments: [&[u8]; 5] = [
+            self.stream.as_bytes(),
+            after.as_bytes(),
+            b"+",
+            b"COUNT",
+            b"1",
+        ];
+        let found = self.connection.run("XRANGE", &arguments)?;
+        Ok(found.into_list().is_none_or(|found| found.is_empty()))
+    }
+
+    /// As many of these as follow one another.
+    fn take(&mut self, found: Vec<Entry>, complete_at: Option<Instant>) -> Result<Read, Failure> {
+        let mut read = Read {
+            entries: Vec::new(),
+            missed: None,
+            complete_at,
+        };
+        for entry in found {
+            let follows = match entry.after {
+                Some(after) => after == self.position,
+                None => entry.position.id <= self.position.id,
+            };
+            if !follows {
+                if !read.entries.is_empty() {
+                    // The rest is read again, and begins with it.
+                    read.complete_at = None;
+                    break;
+                }
+                let before = match entry.content {
+                    entry::Content::Message(_) => Position::of(entry.position.id.previous()),
+                    _ => Position {
+                        step: entry.position.step.saturating_sub(1),
+                        ..entry.position
+                    },
+                };
+                read.missed = Some((before.max(self.position), self.feeds()?));
+            }
+            self.position = entry.position;
+            read.entries.push(entry);
+        }
+        Ok(read)
+    }
+
+    /// Every feed's last state.
+    fn feeds(&mut self) -> Result<Vec<StoredState>, Failure> {
+        self.connection.set_patience(PATIENCE)?;
+        let all = self.connection.run("HGETALL", &[self.feeds.as_bytes()])?;
+        let all = all.into_list().unwrap_or_default();
+        let mut pairs = all.chunks(2);
+        let mut states = Vec::new();
+        while let Some([name, value]) = pairs.next() {
+            if let (Some(name), Reply::Bytes(payload)) = (name.text(), value)
+                && name.ends_with(':')
+            {
+                states.extend(entry::state(payload));
+            }
+        }
+        Ok(states)
+    }
+}

@@ -1,0 +1,206 @@
+//! The log that several nodes share: one stream on Redis or Valkey.
+//!
+//! A *node* is a server. To publish, it *appends* a batch: one script, one round trip, in which
+//! Redis gives the ids, in the order of the stream. To hear of it, every node *follows* the
+//! stream, and what it reads goes to its own store. An entry's id in the stream is its place in
+//! the order: `41-0` is message 41, `41-2` the second state after it. So no counter is kept
+//! beside the stream, and each entry names the one before it: whoever misses one notices.
+//!
+//! | key | what it has |
+//! |---|---|
+//! | `threadcast` | the stream |
+//! | `{threadcast}:log` | which log it is: a number chosen at random by the node that began it |
+//! | `{threadcast}:feeds` | each feed's revision and state, for nodes that come when the stream has them no more |
+//! | `{threadcast}:batch:NODE` | what this node's last batch came to, for a repetition; an hour |
+//! | `{threadcast}:once:KEY` | what an `Idempotency-Key` came to; 24 hours |
+//! | `{threadcast}:nodes`, `{threadcast}:node:NODE` | who is there, with how many subscribers |
+//!
+//! This room does no more than speak to Redis; [`journal`](crate::journal) has the threads.
+
+mod append;
+mod backoff;
+mod entry;
+mod join;
+mod link;
+mod presence;
+#[cfg_attr(not(feature = "redis"), path = "no_redis.rs")]
+mod redis;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use data_encoding::HEXLOWER;
+
+use crate::config;
+use crate::error::{Error, Result};
+
+pub(crate) use append::{Appended, Appender, Asked, Outcome};
+pub(crate) use backoff::Backoff;
+pub(crate) use entry::{Content, Entry};
+pub(crate) use join::{Follower, Own, Read, Refusal};
+pub(crate) use link::{Link, Status};
+pub(crate) use presence::{INTERVAL, Presence};
+use redis::{Connection, Remote};
+
+/// Longest time that connecting takes, and any answer that is not waited for on purpose.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Where the log is, and as which node this server goes there.
+#[derive(Clone)]
+pub(crate) struct Backplane {
+    remote: Remote,
+    keys: Arc<Keys>,
+    /// This run of this server.
+    node: Arc<str>,
+    keep: u64,
+    /// See [`config::Backplane::timeout`].
+    pub(crate) timeout: Duration,
+}
+
+/// The names of the keys.
+struct Keys {
+    stream: String,
+    log: String,
+    feeds: String,
+    /// `{threadcast}:`
+    prefix: String,
+}
+
+impl Backplane {
+    /// Reads what is asked for. Nothing is connected yet.
+    ///
+    /// # Errors
+    /// [`Error::Config`].
+    pub(crate) fn new(config: &config::Backplane) -> Result<Self> {
+        let remote = Remote::parse(&config.url).map_err(Error::Config)?;
+        if config.key.is_empty() || config.key.contains(['{', '}']) {
+            return Err(Error::Config(
+                "--backplane-key must be a name without braces".to_owned(),
+            ));
+        }
+        if config.timeout.is_zero() || config.keep == 0 {
+            return Err(Error::Config(
+                "--backplane-timeout and --backplane-keep must be more than 0".to_owned(),
+            ));
+        }
+        let prefix = format!("{{{}}}:", config.key);
+        Ok(Self {
+            remote,
+            keys: Arc::new(Keys {
+                // Braces are a Redis Cluster's: the key without them is in the same slot.
+                stream: config.key.clone(),
+                log: format!("{prefix}log"),
+                feeds: format!("{prefix}feeds"),
+                prefix,
+            }),
+            node: random().into(),
+            keep: config.keep,
+            timeout: config.timeout,
+        })
+    }
+
+    /// Where the log is, without a password.
+    pub(crate) fn address(&self) -> String {
+        self.remote.address()
+    }
+
+    fn connect(&self, patience: Duration) -> Result<Connection, Failure> {
+        self.remote.connect(patience)
+    }
+}
+
+fn eval(
+    connection: &mut Connection,
+    script: &[u8],
+    keys: &[&String],
+    arguments: &[Vec<u8>],
+) -> Result<Reply, Failure> {
+    let count = keys.len().to_string();
+    let mut all: Vec<&[u8]> = vec![script, count.as_bytes()];
+    all.extend(keys.iter().map(|key| key.as_bytes()));
+    all.extend(arguments.iter().map(Vec::as_slice));
+    connection.run("EVAL", &all)
+}
+
+/// Nothing has to be secret here, but no two may be the same.
+fn random() -> String {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes).expect("the system gives random bytes");
+    HEXLOWER.encode(&bytes)
+}
+
+/// What a command came to when it did not do what it should.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// The connection did not come, broke, or was too slow: whether the command was done is
+    /// not known.
+    Lost(String),
+    /// The password is wrong or missing.
+    Password,
+    /// Redis has refused it and done nothing.
+    Refused {
+        /// The error's first word, as `WRONGTYPE`.
+        code: String,
+        /// All of it.
+        reason: String,
+    },
+}
+
+impl Failure {
+    fn is(&self, wanted: &str) -> bool {
+        matches!(self, Self::Refused { code, .. } if code == wanted)
+    }
+
+    /// In words.
+    pub(crate) fn reason(&self) -> String {
+        match self {
+            Self::Lost(reason) | Self::Refused { reason, .. } => reason.clone(),
+            Self::Password => "the password is wrong or missing".to_owned(),
+        }
+    }
+}
+
+/// What Redis answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Reply {
+    /// Null, or what nobody asks for.
+    Nothing,
+    /// An integer.
+    Number(i64),
+    /// A string of either kind.
+    Bytes(Vec<u8>),
+    /// An array.
+    List(Vec<Reply>),
+}
+
+impl Reply {
+    fn into_list(self) -> Option<Vec<Self>> {
+        match self {
+            Self::List(list) => Some(list),
+            _ => None,
+        }
+    }
+
+    fn into_bytes(self) -> Option<Vec<u8>> {
+        match self {
+            Self::Bytes(bytes) => Some(bytes),
+            _ => None,
+        }
+    }
+
+    fn text(&self) -> Option<&str> {
+        match self {
+            Self::Bytes(bytes) => std::str::from_utf8(bytes).ok(),
+            _ => None,
+        }
+    }
+}
+
+/// Microseconds since 1970 from Redis' TIME.
+fn micros(time: &Reply) -> Option<u64> {
+    let Reply::List(parts) = time else {
+        return None;
+    };
+    let part = |at: usize| parts.get(at)?.text()?.parse::<u64>().ok();
+    Some(part(0)? * 1_000_000 + part(1)?)
+}
