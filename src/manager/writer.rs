@@ -4,20 +4,17 @@ use std::collections::VecDeque;
 use std::io::{self, IoSlice, Write};
 use std::time::Instant;
 
-use crossbeam_channel::Receiver;
-
-use super::client::{End, Queued};
+use super::client::End;
 use crate::frame::Chunk;
 use crate::stream::Stream;
 
 /// Chunks gathered into one write.
 pub(super) const MAX_SLICES: usize = 16;
 
-/// The receiving end of the outbox, and what is on its way to the socket.
+/// What is on its way to the socket.
 #[derive(Debug)]
 pub(super) struct Writer {
-    pub(super) outbox: Receiver<Queued>,
-    /// Taken from the outbox, not wholly written: of the first one `written` bytes are.
+    /// Taken from the outbox or past it, not wholly written: of the first one `written` bytes are.
     pub(super) unsent: VecDeque<Chunk>,
     written: usize,
     /// The last word is among `unsent`, or written.
@@ -37,10 +34,9 @@ pub(super) enum Written {
 
 impl Writer {
     /// A writer that sends `first`, if there is any, before anything of the outbox.
-    pub(super) fn new(outbox: Receiver<Queued>, first: Chunk) -> Self {
+    pub(super) fn new(first: Chunk) -> Self {
         let first = Some(first).filter(|first| !first.is_empty());
         Self {
-            outbox,
             unsent: first.into_iter().collect(),
             written: 0,
             closing: false,
