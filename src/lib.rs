@@ -17,6 +17,7 @@
 //! | `query-N` | 2 | read history from the store for `rest` |
 //! | `journal` | 1 | the sequencer: takes all waiting drafts and states, commits them in one transaction, answers their publishers |
 //! | `broadcast` | 1 | takes committed batches in order, merges what waits into one chunk per channel, offers it to the subscribers |
+//! | `append`, `follow`, `presence` | 1 each, with a backplane | append to the log that several nodes share; read it for `journal`; tell other nodes of the subscribers here |
 //! | `feeds` | 1 | offers the newest states to the subscribers of feeds, so that a large one holds up no message |
 //! | `watch-FEED` | 1 per watched feed | looks at a file or command while the feed has subscribers |
 //! | `watchdog` | 1, when systemd asks for it | says that the server works, as long as `journal` and `rest` answer |
@@ -67,6 +68,30 @@
 //! state in the [`manager`], under the lock under which subscribers register: whoever comes
 //! later starts with it → `feeds` offers it to those that were there. A subscriber has one
 //! place for states: what it cannot take is replaced by the next.
+//!
+//! # Several nodes
+//!
+//! With a backplane the log is a stream on Redis or Valkey, and each server, a *node*, has its
+//! replica in its own store (`backplane`: the wire and the keys; `journal::shared`: the threads).
+//! What publishers submit goes to `append`, which appends a batch with one script; Redis gives
+//! the ids in the order of the stream, so an entry's id in the stream is its place in the order.
+//! `follow` reads the stream and hands it to `journal`, which stores it with how far that is, in
+//! one transaction, then takes the same way to the subscribers as in a server by itself, and
+//! answers those publishers whose batches are applied by then. So an acknowledged message is in
+//! the log and in the store of the node that acknowledged it.
+//!
+//! A batch has a number that the script knows again, so that one whose answer was lost is run
+//! once more and stored once; and a time after which the script refuses it, so that a publisher
+//! who was told 503 finds nothing stored later. Where neither helps, because Redis stays away,
+//! the answer says that it is not known. A state names the revision that it follows; if the log
+//! has another one, nothing is appended, and the node plans anew when it has that. An
+//! `Idempotency-Key` is remembered in Redis, for all nodes.
+//!
+//! Each entry names the one before it. A node that misses some, because they were trimmed, notes
+//! the *hole* in its store, reads all feeds' states anew and lets its subscribers go on from the
+//! store, where whoever's cursor is before the hole is told of the gap. When Redis has lost the
+//! end of the log, the node that has more of it lets the ids jump by a million: none is given
+//! to two messages.
 //!
 //! # Watching it
 //!
@@ -149,6 +174,12 @@
 //! | `sub`: a frame, lines that are not written yet | 16 MiB; 64 KiB and one line |
 //! | `pub`: a line, messages waiting for their ack | 16 MiB; 64 and 256 KiB, or one that is longer |
 //! | an HTTP answer to a client command | 1 MiB |
+//! | read from the shared log and not stored yet | four reads of 256 entries |
+//! | batches in the shared log that wait to be applied here | [`Limits::max_queued_bytes`], and the time that [`Backplane::timeout`](config::Backplane::timeout) gives each |
+//! | entries in the shared log | [`Backplane::keep`](config::Backplane::keep), about; states of feeds beside it by [`Limits::max_feeds`] |
+//! | answers remembered there by their `Idempotency-Key` | 24 hours |
+//! | what nodes tell of their subscribers | the channels with subscribers, for 10 s |
+//! | holes | 1,000 are told apart; of more the two oldest are one |
 //! | running counts of the store | the distinct channels, providers and lanes stored |
 
 pub mod access;

@@ -156,7 +156,8 @@ impl Appender {
         let latest = ready.clock.0 + u64::try_from(until.as_micros()).unwrap_or(u64::MAX / 2);
         let arguments = arguments(&self.backplane, identity, self.number, latest, asked);
         // Half of what is left, so that a connection that went silent is not all there was.
-        let patience = (left / 2).max(Duration::from_millis(200)).min(left);
+        let patience = (left / 2).min(PATIENCE);
+        let patience = patience.max(Duration::from_millis(200)).min(left);
         let sent = |failure: Failure| {
             let unknown = matches!(failure, Failure::Lost(_));
             (failure, unknown)

@@ -1,21 +1,15 @@
-//! Joining the log: whether it is one, whether it is this node's, and from where it goes on;
-//! then reading it.
+//! Joining the log: whether it is one, whether it is this node's, and from where it goes on.
 
-use std::time::{Duration, Instant};
-
-use super::append::{Appender, Asked, Outcome};
 use super::entry::{self, Entry, mark_header};
-use super::{Backplane, Connection, Failure, PATIENCE, Reply, eval, micros, random};
-use crate::protocol::{Feed, LogMark, MessageId, Position, ROUTES, Rev, State, StoredState};
+use super::follower::Follower;
+use super::{Backplane, Connection, Failure, PATIENCE, Reply, eval, micros};
+use crate::protocol::{LogMark, MessageId, Position, State, StoredState};
 
 const CREATE: &[u8] = include_bytes!("create.lua");
 const RAISE: &[u8] = include_bytes!("raise.lua");
 
 /// Streams are in Redis since 5.0.
 const OLDEST_MAJOR: u32 = 5;
-
-/// Entries in one read; a read has as many of the largest messages in memory at most.
-const READ: &str = "256";
 
 /// Ids that are left out when Redis has lost the end of the log, so that none is given to two
 /// messages: other nodes may have more of it than the one that goes on first.
@@ -42,32 +36,6 @@ pub(crate) enum Refusal {
     Fatal(String),
     /// It may be better in a moment.
     Away(String),
-}
-
-/// A log that was joined.
-pub(crate) struct Follower {
-    connection: Connection,
-    stream: String,
-    feeds: String,
-    /// Which log it is.
-    pub(crate) identity: String,
-    /// The last entry that was read.
-    pub(crate) position: Position,
-    /// The states of all feeds, if this node's may not be what they should be.
-    pub(crate) states: Vec<StoredState>,
-    /// All entries between the position that the node had and this one are gone.
-    pub(crate) has_jumped: bool,
-}
-
-/// What was read.
-pub(crate) struct Read {
-    /// In order, those that follow one another without a hole.
-    pub(crate) entries: Vec<Entry>,
-    /// Before them there were others that are gone from the stream: where it goes on, and the
-    /// states of all feeds.
-    pub(crate) missed: Option<(Position, Vec<StoredState>)>,
-    /// There was nothing more in the log at this moment.
-    pub(crate) complete_at: Option<Instant>,
 }
 
 impl From<Failure> for Refusal {
@@ -333,183 +301,5 @@ impl Backplane {
             "its log has another entry at {at} than this database: they went apart there; \
              take a new database with --db, which fills from the log"
         )))
-    }
-
-    /// Which feeds have newer states in Redis than here; those that have newer ones here are
-    /// appended.
-    fn compare_feeds(
-        &self,
-        follower: &mut Follower,
-        own: &Own<'_>,
-    ) -> Result<Vec<StoredState>, Refusal> {
-        let there = follower.feeds()?;
-        let rev_there = |feed: &Feed| {
-            let found = there.iter().find(|stored| stored.feed == *feed);
-            found.map_or(Rev(0), |stored| stored.rev)
-        };
-        let (mut checks, mut states) = (Vec::new(), Vec::new());
-        for mut stored in (own.states)() {
-            let found = rev_there(&stored.feed);
-            let is_other = there.iter().any(|other| {
-                other.feed == stored.feed && other.rev == stored.rev && other.state != stored.state
-            });
-            if is_other {
-                // Both were told to subscribers: the next revision decides.
-                stored.rev = stored.rev.next();
-            }
-            if stored.rev > found {
-                checks.push((stored.feed.clone(), found));
-                states.push(stored);
-            }
-        }
-        if !states.is_empty() {
-            log::warn!(
-                "{} feeds have newer states here than on the backplane: they are appended",
-                states.len()
-            );
-            self.append_states(&follower.identity, &checks, &states)?;
-        }
-        Ok(there)
-    }
-}
-
-impl Backplane {
-    /// The routes of the newest program that came are everybody's, unless somebody else has
-    /// published there.
-    fn publish_routes(&self, follower: &mut Follower, routes: &State) -> Result<(), Refusal> {
-        let field = format!("{ROUTES}:");
-        let arguments = [&self.keys.feeds, &field].map(|argument| argument.as_bytes());
-        let found = follower.connection.run("HGET", &arguments)?.into_bytes();
-        let found = found.and_then(|payload| entry::state(&payload));
-        let rev = match &found {
-            Some(found) if !found.own || routes.is_same(&found.state) => return Ok(()),
-            Some(found) => found.rev,
-            None => Rev(0),
-        };
-        let stored = StoredState {
-            feed: Feed::routes(),
-            rev: rev.next(),
-            state: routes.as_str().to_owned(),
-            own: true,
-        };
-        self.append_states(&follower.identity, &[(Feed::routes(), rev)], &[stored])
-    }
-
-    fn append_states(
-        &self,
-        identity: &str,
-        checks: &[(Feed, Rev)],
-        states: &[StoredState],
-    ) -> Result<(), Refusal> {
-        // Batches of its own, beside those of the node.
-        let mut appender = Appender::new(Self {
-            node: random().into(),
-            ..self.clone()
-        });
-        let asked = Asked {
-            messages: &[],
-            checks,
-            states,
-            claims: &[],
-        };
-        let deadline = Instant::now() + PATIENCE;
-        match appender.append(identity, asked, deadline, &|| false) {
-            Outcome::Done(_) => Ok(()),
-            _ => Err(Refusal::Away("the feeds have just changed".to_owned())),
-        }
-    }
-}
-
-impl Follower {
-    /// What comes next, waiting for it for so long.
-    pub(crate) fn read(&mut self, wait: Duration) -> Result<Read, Failure> {
-        let asked = Instant::now();
-        self.connection.set_patience(wait + PATIENCE)?;
-        let (wait, at) = (
-            wait.as_millis().max(1).to_string(),
-            self.position.to_string(),
-        );
-        let arguments: [&[u8]; 7] = [
-            b"COUNT",
-            READ.as_bytes(),
-            b"BLOCK",
-            wait.as_bytes(),
-            b"STREAMS",
-            self.stream.as_bytes(),
-            at.as_bytes(),
-        ];
-        let reply = self.connection.run("XREAD", &arguments)?;
-        let streams = reply.into_list().unwrap_or_default().into_iter();
-        let found: Vec<Entry> = streams
-            .filter_map(|stream| stream.into_list()?.pop()?.into_list())
-            .flatten()
-            .filter_map(Entry::read)
-            .collect();
-        let complete_at = (found.len().to_string() != READ).then_some(asked);
-        self.take(found, complete_at)
-    }
-
-    /// Whether the stream has no entry after this position.
-    fn is_at_the_end(&mut self) -> Result<bool, Failure> {
-        let after = self.position.next_step().to_string();
-        let arguments: [&[u8]; 5] = [
-            self.stream.as_bytes(),
-            after.as_bytes(),
-            b"+",
-            b"COUNT",
-            b"1",
-        ];
-        let found = self.connection.run("XRANGE", &arguments)?;
-        Ok(found.into_list().is_none_or(|found| found.is_empty()))
-    }
-
-    /// As many of these as follow one another.
-    fn take(&mut self, found: Vec<Entry>, complete_at: Option<Instant>) -> Result<Read, Failure> {
-        let mut read = Read {
-            entries: Vec::new(),
-            missed: None,
-            complete_at,
-        };
-        for entry in found {
-            let follows = match entry.after {
-                Some(after) => after == self.position,
-                None => entry.position.id <= self.position.id,
-            };
-            if !follows {
-                if !read.entries.is_empty() {
-                    // The rest is read again, and begins with it.
-                    read.complete_at = None;
-                    break;
-                }
-                let before = match entry.content {
-                    entry::Content::Message(_) => Position::of(entry.position.id.previous()),
-                    _ => Position {
-                        step: entry.position.step.saturating_sub(1),
-                        ..entry.position
-                    },
-                };
-                read.missed = Some((before.max(self.position), self.feeds()?));
-            }
-            self.position = entry.position;
-            read.entries.push(entry);
-        }
-        Ok(read)
-    }
-
-    /// Every feed's last state.
-    fn feeds(&mut self) -> Result<Vec<StoredState>, Failure> {
-        self.connection.set_patience(PATIENCE)?;
-        let all = self.connection.run("HGETALL", &[self.feeds.as_bytes()])?;
-        let all = all.into_list().unwrap_or_default();
-        let mut pairs = all.chunks(2);
-        let mut states = Vec::new();
-        while let Some([name, value]) = pairs.next() {
-            if let (Some(name), Reply::Bytes(payload)) = (name.text(), value)
-                && name.ends_with(':')
-            {
-                states.extend(entry::state(payload));
-            }
-        }
-        Ok(states)
     }
 }

@@ -20,6 +20,8 @@
 mod append;
 mod backoff;
 mod entry;
+mod feeds;
+mod follower;
 mod join;
 mod link;
 mod presence;
@@ -37,7 +39,8 @@ use crate::error::{Error, Result};
 pub(crate) use append::{Appended, Appender, Asked, Outcome};
 pub(crate) use backoff::Backoff;
 pub(crate) use entry::{Content, Entry};
-pub(crate) use join::{Follower, Own, Read, Refusal};
+pub(crate) use follower::{Follower, Read};
+pub(crate) use join::{Own, Refusal};
 pub(crate) use link::{Link, Status};
 pub(crate) use presence::{INTERVAL, Presence};
 use redis::{Connection, Remote};

@@ -23,6 +23,8 @@ impl Holes {
     /// Those that there are with this one.
     pub(super) fn with(&self, hole: Hole) -> Vec<Hole> {
         let mut list = self.locked(|list| list.clone());
+        // It was there before if its commit has failed.
+        list.retain(|known| known.first != hole.first);
         list.push(hole);
         if list.len() > MOST {
             let oldest = list.remove(0);

@@ -193,15 +193,17 @@ impl Replica {
     /// What came after the mark up to here is gone from the log.
     fn miss(&self, changes: &mut Changes, mark: &mut LogMark, to: Position) {
         let first = mark.position.id.next();
-        if to.id >= first && mark.position > Position::default() {
+        let last = to.id;
+        if mark.position == Position::default() {
+            log::info!("the log on the backplane begins at {to} for this new node");
+        } else if last >= first {
             log::warn!(
-                "messages {first} to {} were gone from the backplane before this node had them: \
-                 subscribers who miss them are told of a gap",
-                to.id
+                "messages {first} to {last} were gone from the backplane before this node had them: \
+                 subscribers who miss them are told of a gap"
             );
-            changes.hole = Some(Hole { first, last: to.id });
-        } else if to > mark.position {
-            log::info!("the log on the backplane begins at {to} for this node");
+        }
+        if last >= first {
+            changes.hole = Some(Hole { first, last });
         }
         mark.position = mark.position.max(to);
         mark.batch.clear();
