@@ -5,8 +5,12 @@
 pub mod browser;
 pub mod cable;
 pub mod cli;
+pub mod cluster;
 pub mod exposition;
+pub mod gate;
 pub mod proxy;
+pub mod redis;
+pub mod resp;
 pub mod sse;
 pub mod system;
 pub mod tokens;

@@ -50,7 +50,7 @@ impl Kind {
 
     /// The configuration for plain HTTP on this address, and what is around it; nothing else is
     /// changed. Returns the command that runs it.
-    fn configure(self, address: SocketAddr, server: SocketAddr, dir: &Path) -> Command {
+    fn configure(self, address: SocketAddr, servers: &[SocketAddr], dir: &Path) -> Command {
         let shown = dir.display();
         let file = dir.join("main.conf");
         let mut command = Command::new(self.program());
@@ -60,7 +60,7 @@ impl Kind {
                     self.configuration(),
                     &[
                         ("listen 443 ssl;", &format!("listen {address};")),
-                        ("server 127.0.0.1:8010;", &format!("server {server};")),
+                        ("server 127.0.0.1:8010;", &upstream(servers)),
                         ("ssl_certificate     ", "# "),
                         ("ssl_certificate_key ", "# "),
                         ("/var/log/nginx/", &format!("{shown}/")),
@@ -89,7 +89,7 @@ impl Kind {
                                 address.ip()
                             ),
                         ),
-                        ("127.0.0.1:8010", &server.to_string()),
+                        ("127.0.0.1:8010", &servers[0].to_string()),
                     ],
                 );
                 fs::write(&file, format!("{{\n\tadmin off\n}}\n{site}")).expect("a file");
@@ -125,6 +125,17 @@ pub fn flags(tokens: &Path) -> Vec<String> {
     line.split(' ').skip(1).map(str::to_owned).collect()
 }
 
+/// nginx's words for these servers, as the README has them for several.
+fn upstream(servers: &[SocketAddr]) -> String {
+    let each = servers.iter().map(|server| format!("server {server};"));
+    let balance = (servers.len() > 1).then(|| "least_conn;".to_owned());
+    balance
+        .into_iter()
+        .chain(each)
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
 /// Each of these must be there exactly once.
 fn replace(text: &str, changes: &[(&str, &str)]) -> String {
     let mut text = text.to_owned();
@@ -145,9 +156,18 @@ pub struct Proxy {
 impl Proxy {
     /// Starts one in front of this server; waits until it accepts.
     pub fn start(kind: Kind, server: SocketAddr) -> Self {
+        Self::before(kind, &[server])
+    }
+
+    /// An nginx that sends each connection to the server that has the fewest.
+    pub fn balancing(servers: &[SocketAddr]) -> Self {
+        Self::before(Kind::Nginx, servers)
+    }
+
+    fn before(kind: Kind, servers: &[SocketAddr]) -> Self {
         let start = Instant::now();
         loop {
-            if let Some(proxy) = Self::try_start(kind, server) {
+            if let Some(proxy) = Self::try_start(kind, servers) {
                 return proxy;
             }
             // Somebody else has taken the port since it was free.
@@ -155,11 +175,11 @@ impl Proxy {
         }
     }
 
-    fn try_start(kind: Kind, server: SocketAddr) -> Option<Self> {
+    fn try_start(kind: Kind, servers: &[SocketAddr]) -> Option<Self> {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let address = TcpListener::bind((own_address(), 0)).and_then(|free| free.local_addr());
         let address = address.expect("a free port");
-        let mut command = kind.configure(address, server, dir.path());
+        let mut command = kind.configure(address, servers, dir.path());
         let mut proxy = Self {
             child: command.spawn().expect("an installed proxy starts"),
             address,

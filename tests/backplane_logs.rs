@@ -1,0 +1,183 @@
+//! A Redis that has gone back in time, a node that has to end without it, and whatever may be
+//! in a message.
+//!
+//! The story: Redis was restored from yesterday's snapshot, its nodes were not. Two messages then
+//! had the same id, and which one a client got was a matter of the node that it came to.
+#![cfg(feature = "redis")]
+
+mod common;
+
+use std::thread;
+
+use common::cli::{Client, threadcast};
+use common::cluster::{Cluster, Node, contents, id, try_publish};
+use common::eventually;
+use common::redis::Redis;
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+#[test]
+fn a_redis_that_has_lost_its_newest_entries_goes_on_after_what_the_nodes_have() {
+    let Some(redis) = Redis::start() else { return };
+    let mut cluster = Cluster::of(redis);
+    for turn in 1..=5 {
+        cluster.nodes[0].publish("lab", &turn.to_string());
+    }
+    cluster.redis.call(&["SAVE"]);
+    for turn in 6..=8 {
+        cluster.nodes[1].publish("lab", &turn.to_string());
+    }
+    cluster.nodes[1].http().put_state("board", "[1]");
+    let before = cluster.history();
+    eventually("all have the state", || {
+        let mut nodes = cluster.nodes.iter();
+        nodes.all(|node| node.http().state("board")["rev"] == 1)
+    });
+    // Back at the fifth.
+    cluster.redis.restart();
+    for node in &cluster.nodes {
+        node.await_connected();
+        let mut http = node.http();
+        eventually("it publishes", || {
+            try_publish(&mut http, "after").status == 200
+        });
+    }
+    let history = cluster.history();
+    assert_eq!(history[..8], before);
+    assert_eq!(contents(&history[8..]), ["after"; 3]);
+    assert!(id(&history[8]) > 8, "an id is given twice: {history:?}");
+    let put = cluster.nodes[2].http().put_state("board", "[2]");
+    assert_eq!(put["rev"], 2, "a revision is given twice");
+    // A new node has what Redis has, and knows what it does not have.
+    let last = id(&history[10]);
+    let fourth = cluster.add();
+    fourth.await_head(last);
+    let mut ws = fourth.subscribe("lab?since=5");
+    assert_eq!(ws.next()["type"], "gap");
+    assert_eq!(ws.next_message(), history[8]);
+}
+
+#[test]
+fn a_node_that_has_other_messages_under_the_same_ids_refuses_to_go_on() {
+    let Some(redis) = Redis::start() else { return };
+    let mut cluster = Cluster::of(redis);
+    for turn in 1..=5 {
+        cluster.nodes[0].publish("lab", &turn.to_string());
+    }
+    cluster.redis.call(&["SAVE"]);
+    for turn in 6..=8 {
+        cluster.nodes[0].publish("lab", &turn.to_string());
+    }
+    cluster.history();
+    cluster.nodes.iter_mut().for_each(Node::kill);
+    cluster.redis.restart();
+    // All that had the three are away; who comes now gives their ids to others.
+    let fourth = cluster.add();
+    fourth.await_head(5);
+    for turn in 6..=9 {
+        assert_eq!(fourth.publish("lab", "another"), turn);
+    }
+    let url = cluster.redis.url();
+    let mut command = threadcast(&["serve", "--listen", "127.0.0.1:0", "--backplane", &url]);
+    command.arg("--db").arg(&cluster.nodes[0].database);
+    let (client, _stdout) = Client::spawn(command);
+    let (code, _, errors) = client.end();
+    assert_eq!(code, Some(1), "{errors:?}");
+    let said = errors.concat();
+    assert!(said.contains("--db"), "what to do is not said: {said}");
+    // The log, and those that follow it, are as they were.
+    let fourth = &cluster.nodes[3];
+    assert_eq!(fourth.publish("lab", "another"), 10);
+    assert_eq!(fourth.history().len(), 10);
+}
+
+#[test]
+fn a_node_ends_in_time_with_redis_gone_or_standing_still_and_publishers_waiting() {
+    let Some(redis) = Redis::start() else { return };
+    let mut cluster = Cluster::of_with(redis, &["--backplane-timeout", "60s"]);
+    cluster.history();
+    for (number, is_gone) in [(0, false), (1, true)] {
+        match is_gone {
+            false => cluster.redis.pause(),
+            true => cluster.redis.kill(),
+        }
+        let mut listener = cluster.nodes[number].subscribe("lab");
+        thread::scope(|scope| {
+            let mut http = cluster.nodes[number].http();
+            let waiting = scope.spawn(move || {
+                let body = json!({"channel_id": "lab", "author": "a", "content": "x"});
+                let headers = [("Content-Type", "application/json")];
+                let body = body.to_string();
+                let head = format!(
+                    "POST /api/messages HTTP/1.1\r\nHost: localhost\r\n{}: {}\r\nContent-Length: {}\r\n\r\n{body}",
+                    headers[0].0,
+                    headers[0].1,
+                    body.len()
+                );
+                http.send(head);
+                http.try_response(false).map(|answer| answer.status)
+            });
+            cluster.nodes[number].program.signal(Signal::TERM);
+            assert_eq!(listener.close_code(), Some(1001));
+            // Told that it may not have been done, or not at all.
+            let answer = waiting.join().expect("a publisher");
+            assert!(matches!(answer, None | Some(503)), "{answer:?}");
+        });
+        let status = cluster.nodes[number].program.wait();
+        assert_eq!(status.code(), Some(0));
+        if !is_gone {
+            cluster.redis.resume();
+        }
+    }
+}
+
+#[test]
+fn whatever_is_in_a_message_is_the_same_on_all_nodes() {
+    let Some(redis) = Redis::start() else { return };
+    let cluster = Cluster::of(redis);
+    let long = "x\u{1F600}\"\\\n".repeat(20_000);
+    let messages = [
+        json!({"channel_id": "lab", "author": "a", "content": ""}),
+        json!({"channel_id": "a/b \u{1F600}", "author": "\u{e9}\"\\", "content": "\u{0}\r\n\t\u{7f}"}),
+        json!({"channel_id": "lab", "author": "a", "content": long}),
+        json!({"channel_id": "lab", "author": "a", "content": "x", "lane": "", "provider": "p\u{0}", "token_count": 0}),
+        json!({"channel_id": "lab", "author": "a", "content": "x", "lane": null, "provider": null, "token_count": -1}),
+        json!({"channel_id": "lab", "author": "a", "content": "x", "token_count": i64::MAX}),
+        json!({"channel_id": "lab", "author": "", "content": "*1\r\n$4\r\nQUIT\r\n"}),
+    ];
+    let mut acknowledged = Vec::new();
+    for (number, message) in messages.iter().enumerate() {
+        let mut http = cluster.nodes[number % 3].http();
+        let answer = http.post_json("/api/messages", message);
+        if answer.status == 422 {
+            // What one server does not take, none does.
+            continue;
+        }
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        let stored = answer.json()["message"].clone();
+        let fields = message.as_object().expect("an object");
+        for (field, value) in fields {
+            assert_eq!(stored[field], *value, "{field}");
+        }
+        acknowledged.push(stored);
+    }
+    assert!(acknowledged.len() > 4, "{}", acknowledged.len());
+    assert_eq!(cluster.history(), acknowledged);
+
+    let states = [
+        json!({"\u{1F600}": [1.5, -0.1, 1e300, 12345678901234567890u64, null]}),
+        json!("\u{0}\r\n"),
+        json!([]),
+    ];
+    for (number, state) in states.iter().enumerate() {
+        let put = cluster.nodes[number]
+            .http()
+            .put_state("board", &state.to_string());
+        assert_eq!(put["rev"], number + 1);
+        for node in &cluster.nodes {
+            let of_node = || -> Value { node.http().state("board") };
+            eventually("it has the state", || of_node()["rev"] == number + 1);
+            assert_eq!(of_node()["data"], *state);
+        }
+    }
+}
