@@ -1,72 +1,63 @@
-//! The figures of the README: every scenario several times, interleaved, and the medians in two
-//! tables, one for messages and one for feeds.
+//! The figures of the README: every row several times, interleaved, with medians; where the floor can carry
+//! the same load it is measured in the same run, in turn, and the ratios are taken within pairs.
 //!
-//! `cargo bench --bench figures` takes five minutes; with `-- --quick` it only shows that all works.
-//!
-//! Where publishers go as fast as answers come they wait for the subscribers, who share the
-//! machine and would else be outrun: an answer means stored, not delivered.
+//! `cargo bench --bench figures` takes ten minutes; a text behind `--` chooses rows by key or name, and with
+//! `-- --quick` it only shows that all works. It prints three tables: figures beside the floor's and what is to be
+//! reached, messages, feeds.
 
 mod common;
+#[path = "common/comparison.rs"]
+mod comparison;
+#[path = "common/floor.rs"]
+mod floor;
+#[path = "common/pairs.rs"]
+mod pairs;
+#[path = "common/rows.rs"]
+mod rows;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
-use serde_json::Value;
 
-use common::{median, shown};
+use common::{PROGRAM, median, shown};
+use comparison::print_comparison;
+use pairs::{Pairs, run_pair};
+use rows::{MESSAGES, Row};
 
-/// A name and the flags of `threadcast bench` for it.
-type Scenario = (&'static str, &'static str);
 /// A column: heading, where the figure is in the report, decimals.
 type Column = (&'static str, &'static str, usize);
 
-const MESSAGES: [Scenario; 8] = [
-    (
-        "1,000 subscribers, 1 HTTP publisher",
-        "--publishers 1 --max-behind 1000",
-    ),
-    (
-        "1,000 subscribers, 8 HTTP publishers",
-        "--publishers 8 --max-behind 1000",
-    ),
-    (
-        "1,000 subscribers, 1 WebSocket publisher, 16 in flight",
-        "--via ws --in-flight 16 --max-behind 1000",
-    ),
-    ("1,000 subscribers, 20 messages/s", "--rate 20"),
-    (
-        "no subscriber, 1 HTTP publisher",
-        "--subscribers 0 --publishers 1",
-    ),
-    (
-        "no subscriber, 8 HTTP publishers",
-        "--subscribers 0 --publishers 8",
-    ),
-    (
-        "the same, one commit per message",
-        "--subscribers 0 --publishers 8 -- --max-batch 1",
-    ),
-    ("1,000 idle subscribers", IDLE),
-];
-const IDLE: &str = "--idle-seconds 5";
-
-const FEEDS: [Scenario; 4] = [
-    (
-        "100 KiB state, 100 changes/s, 500 subscribers",
-        "--feed --subscribers 500 --content-bytes 102400 --rate 100",
-    ),
-    (
-        "equal PUTs, 8 publishers",
-        "--feed --equal --subscribers 500 --publishers 8",
-    ),
-    (
-        "equal PUTs, 8 publishers, 10,000/s",
-        "--feed --equal --subscribers 500 --publishers 8 --rate 10000",
-    ),
-    (
-        "equal PUTs of 100 KiB, 8 publishers",
-        "--feed --equal --subscribers 500 --publishers 8 --content-bytes 102400",
-    ),
+/// Loads with states of one feed.
+const FEEDS: [Row<'static>; 4] = [
+    Row {
+        key: "feed-changes",
+        name: "100 KiB state, 100 changes/s, 500 subscribers",
+        flags: "--feed --subscribers 500 --content-bytes 102400 --rate 100",
+        figures: &[],
+        has_floor: false,
+    },
+    Row {
+        key: "feed-equal",
+        name: "equal PUTs, 8 publishers",
+        flags: "--feed --equal --subscribers 500 --publishers 8",
+        figures: &[],
+        has_floor: false,
+    },
+    Row {
+        key: "feed-equal-10000",
+        name: "equal PUTs, 8 publishers, 10,000/s",
+        flags: "--feed --equal --subscribers 500 --publishers 8 --rate 10000",
+        figures: &[],
+        has_floor: false,
+    },
+    Row {
+        key: "feed-equal-100k",
+        name: "equal PUTs of 100 KiB, 8 publishers",
+        flags: "--feed --equal --subscribers 500 --publishers 8 --content-bytes 102400",
+        figures: &[],
+        has_floor: false,
+    },
 ];
 
 const MESSAGE_COLUMNS: [Column; 9] = [
@@ -106,7 +97,7 @@ const FEED_COLUMNS: [Column; 12] = [
 
 #[derive(Parser)]
 struct Args {
-    /// Runs of each scenario; the table shows their medians
+    /// Runs of each row, pairs where the floor has a part in it; the tables show medians
     #[arg(long, default_value_t = 3)]
     runs: usize,
 
@@ -118,7 +109,7 @@ struct Args {
     #[arg(long)]
     quick: bool,
 
-    /// Only scenarios whose name contains this text
+    /// Only rows with this key, or whose name contains this text
     filter: Option<String>,
 
     /// Passed by `cargo bench`
@@ -127,85 +118,88 @@ struct Args {
 }
 
 fn main() -> ExitCode {
+    if floor::is_wanted() {
+        let Err(error) = floor::serve();
+        eprintln!("floor: {error}");
+        return ExitCode::FAILURE;
+    }
     if !common::is_bench() {
         return ExitCode::SUCCESS;
     }
     let args = Args::parse();
+    let Ok(floor) = std::env::current_exe() else {
+        eprintln!("can't find this program, which is the floor as well");
+        return ExitCode::FAILURE;
+    };
     let filter = args.filter.as_deref().unwrap_or_default();
-    let scenarios: Vec<_> = MESSAGES
-        .into_iter()
-        .chain(FEEDS)
-        .filter(|(name, _)| name.contains(filter))
-        .collect();
-    let mut reports = vec![Vec::new(); scenarios.len()];
+    let rows = |all: &[Row<'static>]| -> Vec<(Row<'static>, Pairs)> {
+        let is_chosen = |row: &&Row<'_>| row.key == filter || row.name.contains(filter);
+        let chosen = all.iter().filter(is_chosen);
+        chosen.map(|row| (*row, Pairs::default())).collect()
+    };
+    let (mut messages, mut feeds) = (rows(&MESSAGES), rows(&FEEDS));
     // Interleaved, so that a change of the machine's mood falls on all of them.
-    for run in 0..if args.quick { 1 } else { args.runs } {
-        for ((name, flags), reports) in scenarios.iter().zip(&mut reports) {
-            eprintln!("run {}: {name}", run + 1);
-            match report(flags, &args) {
-                Ok(report) => reports.push(report),
-                Err(error) => eprintln!("  {error}"),
-            }
+    for run in 1..=if args.quick { 1 } else { args.runs } {
+        for (row, pairs) in messages.iter_mut().chain(&mut feeds) {
+            eprintln!("run {run}: {}", row.name);
+            measure(row, pairs, &floor, &args);
         }
     }
-    print_table(&MESSAGES, &MESSAGE_COLUMNS, &scenarios, &reports);
-    print_table(&FEEDS, &FEED_COLUMNS, &scenarios, &reports);
-    let faults = reports
-        .iter()
-        .flatten()
-        .filter(|report| !report["fault"].is_null())
-        .count();
-    let complete = reports.iter().all(|reports| !reports.is_empty());
-    if faults == 0 && complete {
+    if !messages.is_empty() {
+        print_comparison(["this server", "floor"], &messages, true);
+    }
+    print_table(&messages, &MESSAGE_COLUMNS);
+    print_table(&feeds, &FEED_COLUMNS);
+    let all = || messages.iter().chain(&feeds);
+    let is_complete = all().all(|(_, pairs)| !pairs.reports(0).is_empty());
+    if is_complete && all().all(|(_, pairs)| pairs.fault().is_none()) {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     }
 }
 
-fn report(flags: &str, args: &Args) -> Result<Value, String> {
+/// Runs a row once more, and the floor beside it where it can.
+fn measure(row: &Row<'_>, pairs: &mut Pairs, floor: &Path, args: &Args) {
     let seconds = if args.quick { "0.3" } else { &args.seconds };
-    let mut all = vec!["--seconds", seconds];
+    let mut flags = vec!["--seconds", seconds];
     if args.quick {
-        all.extend(["--warmup-seconds", "0.1"]);
+        flags.extend(["--warmup-seconds", "0.1"]);
     }
-    let flags = if args.quick && flags == IDLE {
-        "--idle-seconds 0.3"
-    } else {
-        flags
-    };
-    all.extend(flags.split(' '));
-    common::report(&all)
+    let of_row = row.flags.split(' ');
+    // The idle time is a row's own.
+    flags.extend(of_row.map(|flag| {
+        if args.quick && flag == "5" {
+            "0.3"
+        } else {
+            flag
+        }
+    }));
+    let servers = [PROGRAM.as_ref(), floor];
+    let count = 1 + usize::from(row.has_floor);
+    run_pair(pairs, PROGRAM.as_ref(), &servers[..count], &flags);
 }
 
-/// Prints those of the scenarios that were run as a table of their own.
-fn print_table(of: &[Scenario], columns: &[Column], run: &[Scenario], reports: &[Vec<Value>]) {
-    let rows: Vec<_> = run
-        .iter()
-        .zip(reports)
-        .filter(|(scenario, _)| of.contains(scenario))
-        .collect();
+/// Prints a line for each row, with this server's figures.
+fn print_table(rows: &[(Row<'_>, Pairs)], columns: &[Column]) {
     if rows.is_empty() {
         return;
     }
     let headings: Vec<_> = columns.iter().map(|(heading, ..)| *heading).collect();
     println!("| | {} | checks |", headings.join(" | "));
     println!("|---|{}---|", "---:|".repeat(columns.len()));
-    for ((name, _), reports) in rows {
+    for (row, pairs) in rows {
+        let reports = pairs.reports(0);
         let figures: Vec<_> = columns
             .iter()
-            .map(|(_, place, decimals)| shown(median(reports, place), *decimals))
+            .map(|(_, place, decimals)| shown(median(&reports, place), *decimals))
             .collect();
-        let faults: Vec<_> = reports
-            .iter()
-            .filter_map(|report| report["fault"].as_str())
-            .collect();
-        let checks = match (reports.len(), faults.first()) {
-            (0, _) => "did not run",
-            (_, None) => "passed",
+        let checks = match (reports.len(), pairs.fault()) {
+            (0, _) => "did not run".to_owned(),
+            (_, None) => "passed".to_owned(),
             (_, Some(fault)) => fault,
         };
-        println!("| {name} | {} | {checks} |", figures.join(" | "));
+        println!("| {} | {} | {checks} |", row.name, figures.join(" | "));
     }
     println!();
 }

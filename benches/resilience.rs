@@ -303,7 +303,10 @@ fn series(runs: usize, flags: &str) -> Result<Vec<Value>, String> {
 /// One run; fails when a check failed.
 fn report(run: usize, flags: &str) -> Result<Value, String> {
     eprintln!("run {}: {flags}", run + 1);
-    let report = common::report(&flags.split(' ').collect::<Vec<_>>())?;
+    let report = common::report(
+        common::PROGRAM.as_ref(),
+        &flags.split(' ').collect::<Vec<_>>(),
+    )?;
     match report["fault"].as_str() {
         Some(fault) => Err(fault.to_owned()),
         None => Ok(report),

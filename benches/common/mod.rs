@@ -1,5 +1,7 @@
 //! What both benches share: running `threadcast bench`, medians, numbers in a table.
 
+use std::ffi::OsStr;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
@@ -10,9 +12,12 @@ pub(crate) fn is_bench() -> bool {
     passed("--bench") && !passed("--test")
 }
 
+/// The program that these benches were built with.
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_threadcast");
+
 /// The report of `threadcast bench` with these flags.
-pub(crate) fn report(flags: &[&str]) -> Result<Value, String> {
-    let output = Command::new(env!("CARGO_BIN_EXE_threadcast"))
+pub(crate) fn report<S: AsRef<OsStr>>(program: &Path, flags: &[S]) -> Result<Value, String> {
+    let output = Command::new(program)
         .args(["bench", "--json"])
         .args(flags)
         .stderr(Stdio::inherit())

@@ -3,6 +3,8 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
+use rustix::fd::{AsFd, BorrowedFd};
+
 use super::connect;
 use super::scanner::shortened;
 use crate::client::answer;
@@ -24,24 +26,29 @@ impl Connection {
         })
     }
 
-    /// Sends a request and reads the whole answer: its status and body.
-    pub(super) fn exchange(&mut self, request: &[u8]) -> Result<(u16, Vec<u8>), String> {
+    pub(super) fn send(&mut self, request: &[u8]) -> Result<(), String> {
+        self.buffer.clear();
         self.socket
             .write_all(request)
-            .map_err(|error| format!("can't send a request: {error}"))?;
-        self.buffer.clear();
-        loop {
-            match self.socket.read(&mut self.chunk) {
-                Ok(0) => return Err("the server closed the connection".to_owned()),
-                Ok(read) => self.buffer.extend_from_slice(&self.chunk[..read]),
-                Err(error) => return Err(format!("no answer: {error}")),
-            }
-            let answer = answer::answer(&self.buffer, false).map_err(|error| {
-                format!("no HTTP answer ({error}): {}", shortened(&self.buffer))
-            })?;
-            if let Some(answer) = answer {
-                return Ok((answer.status, answer.body));
-            }
+            .map_err(|error| format!("can't send a request: {error}"))
+    }
+
+    /// Reads once, waiting for it if nothing is there, and returns status and body of the answer if that
+    /// was its end.
+    pub(super) fn receive(&mut self) -> Result<Option<(u16, Vec<u8>)>, String> {
+        match self.socket.read(&mut self.chunk) {
+            Ok(0) => return Err("the server closed the connection".to_owned()),
+            Ok(read) => self.buffer.extend_from_slice(&self.chunk[..read]),
+            Err(error) => return Err(format!("no answer: {error}")),
         }
+        let answer = answer::answer(&self.buffer, false)
+            .map_err(|error| format!("no HTTP answer ({error}): {}", shortened(&self.buffer)))?;
+        Ok(answer.map(|answer| (answer.status, answer.body)))
+    }
+}
+
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }

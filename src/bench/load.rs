@@ -52,6 +52,7 @@ pub(super) fn run(args: &Args) -> Result<Report, String> {
             count: args.channels,
         },
         publishers,
+        publisher_threads: args.publisher_threads,
         via: args.via,
         in_flight: args.in_flight,
         rate: args.rate,

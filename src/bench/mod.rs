@@ -1,7 +1,7 @@
 //! `threadcast bench`: loads a server on this machine and reports how fast and how exact it was.
 //!
-//! One thread (or `--receivers`) receives for all subscribers (epoll), one thread per publisher publishes, the
-//! main thread keeps time. The generator shares the machine with the server, so the receiving
+//! One thread (or `--receivers`) receives for all subscribers (epoll), one (or `--publisher-threads`)
+//! publishes over HTTP, one for each WebSocket publisher, the main thread keeps time. The generator shares the machine with the server, so the receiving
 //! side costs as little as it can: one read takes many frames, no JSON parser runs on most of
 //! them, and one clock reading dates all frames of a read. Of a long state only the ends are kept.
 //!
@@ -35,6 +35,7 @@ mod server;
 mod soundings;
 mod state;
 mod state_reader;
+mod subscriber;
 mod subscribers;
 mod tally;
 mod text;
@@ -57,6 +58,10 @@ pub(crate) struct Args {
     /// With `--url`: the server's process, to report its CPU time and memory
     #[arg(long, value_name = "PID", requires = "url")]
     pid: Option<i32>,
+
+    /// Without `--url`: the program that is started as the server, with `serve` and flags [default: this one]
+    #[arg(long, value_name = "PROGRAM", conflicts_with = "url")]
+    server: Option<PathBuf>,
 
     /// Without `--url`: the server's database, a file or `:memory:` [default: a temporary file]
     #[arg(long, value_name = "FILE", conflicts_with = "url")]
@@ -97,6 +102,11 @@ pub(crate) struct Args {
     /// Connections that publish
     #[arg(long, value_name = "N", default_value_t = 1)]
     publishers: usize,
+
+    /// HTTP publishers: threads that serve them. One costs the server the least; as many as publishers let
+    /// the system take turns among them
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = at_least_one)]
+    publisher_threads: usize,
 
     /// How they publish
     #[arg(long, value_enum, default_value_t = Via::Http)]

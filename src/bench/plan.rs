@@ -39,6 +39,8 @@ pub(super) struct Plan {
     pub(super) load: Load,
     pub(super) channels: Channels,
     pub(super) publishers: usize,
+    /// Threads that serve those of HTTP.
+    pub(super) publisher_threads: usize,
     pub(super) via: Via,
     pub(super) in_flight: usize,
     /// Messages or states per second, all publishers together; `None` for as fast as answers come.
@@ -139,6 +141,7 @@ mod tests {
                 load,
                 channels: Channels { count: 1 },
                 publishers: 1,
+                publisher_threads: 1,
                 via: Via::Http,
                 in_flight: 1,
                 rate: None,

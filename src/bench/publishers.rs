@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::Via;
 use super::latency::{Histogram, Window, nanos};
 use super::plan::{Plan, Schedule};
-use super::publish_http::HttpPublisher;
+use super::publish_http::HttpPublishers;
 use super::publish_ws::WsPublisher;
 use super::received::Progress;
 use super::tally::Ids;
@@ -182,8 +182,9 @@ pub(super) struct Publishers {
     none: Published,
 }
 
+/// What one thread publishes.
 enum Publisher {
-    Http(HttpPublisher),
+    Http(HttpPublishers),
     Ws(WsPublisher),
 }
 
@@ -192,14 +193,15 @@ pub(super) struct Connected(Vec<Publisher>);
 
 impl Connected {
     pub(super) fn new(plan: &Plan) -> Result<Self, String> {
-        let connect = |index| match plan.via {
-            Via::Http => HttpPublisher::connect(*plan, index).map(Publisher::Http),
-            Via::Ws => WsPublisher::connect(*plan, index).map(Publisher::Ws),
+        let http = |thread| HttpPublishers::connect(*plan, thread).map(Publisher::Http);
+        let ws = |index| WsPublisher::connect(*plan, index).map(Publisher::Ws);
+        let publishers: Result<_, _> = match plan.via {
+            Via::Http => (0..plan.publisher_threads.min(plan.publishers))
+                .map(http)
+                .collect(),
+            Via::Ws => (0..plan.publishers).map(ws).collect(),
         };
-        (0..plan.publishers)
-            .map(connect)
-            .collect::<Result<_, _>>()
-            .map(Self)
+        publishers.map(Self)
     }
 
     /// Publishes until the window's end.
@@ -212,12 +214,14 @@ impl Connected {
         let none = || Published::new(plan, window, Arc::clone(progress));
         let start = |(index, publisher)| {
             let published = none();
-            let schedule = Schedule::new(plan, index);
+            let plan = *plan;
             std::thread::Builder::new()
                 .name(format!("publisher-{index}"))
                 .spawn(move || match publisher {
-                    Publisher::Http(publisher) => publisher.run(published, schedule, window.end),
-                    Publisher::Ws(publisher) => publisher.run(published, schedule, window.end),
+                    Publisher::Http(publishers) => publishers.run(published, window.end),
+                    Publisher::Ws(publisher) => {
+                        publisher.run(published, Schedule::new(&plan, index), window.end)
+                    }
                 })
         };
         let threads: Result<_, _> = self.0.into_iter().enumerate().map(start).collect();

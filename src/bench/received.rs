@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use super::churn::Gone;
 use super::latency::Histogram;
-use super::receiver::Subscriber;
+use super::subscriber::Subscriber;
 
 /// What the main thread sees of the receiving threads while they run, and tells them.
 #[derive(Debug, Default)]

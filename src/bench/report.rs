@@ -61,6 +61,10 @@ impl Cost {
         (deliveries > 0).then(|| self.cpu.as_secs_f64() * 1e6 / deliveries as f64)
     }
 
+    pub(super) fn micros_per(&self, number: u64) -> Option<f64> {
+        (number > 0).then(|| self.cpu.as_secs_f64() * 1e6 / number as f64)
+    }
+
     pub(super) fn per_second(&self, measured: Window) -> f64 {
         self.cpu.as_secs_f64() / measured.seconds().max(1e-9)
     }
@@ -93,6 +97,9 @@ impl Report {
             "channels": self.plan.channels.count,
             "messages": self.acknowledged(),
             "messages_per_second": self.per_second(self.published.in_window),
+            "server_cpu_microseconds_per_message": self.cost.as_ref().and_then(|cost| {
+                cost.micros_per(self.published.in_window)
+            }),
             "missing": findings.missing,
             "duplicated": findings.duplicated,
             "stalled": self.plan.stalled,

@@ -43,7 +43,7 @@ impl Server {
             .db
             .clone()
             .unwrap_or_else(|| directory.0.join("bench.db"));
-        let mut child = start(&database, &args.server_flags)?;
+        let mut child = start(args.server.as_deref(), &database, &args.server_flags)?;
         let stdout = child
             .stdout
             .take()
@@ -63,9 +63,12 @@ impl Server {
     }
 }
 
-fn start(database: &Path, flags: &[String]) -> Result<Child, String> {
-    let program = std::env::current_exe()
-        .map_err(|error| format!("can't find this program's file: {error}"))?;
+fn start(program: Option<&Path>, database: &Path, flags: &[String]) -> Result<Child, String> {
+    let program = match program {
+        Some(program) => program.to_owned(),
+        None => std::env::current_exe()
+            .map_err(|error| format!("can't find this program's file: {error}"))?,
+    };
     Command::new(&program)
         .args(["serve", "--listen", "127.0.0.1:0", "--db"])
         .arg(database)

@@ -12,9 +12,10 @@ use super::latency::Window;
 use super::plan::{Load, Plan};
 use super::publishers::Published;
 use super::received::{Progress, Received};
-use super::receiver::{Receiver, Seat, Subscriber};
+use super::receiver::Receiver;
 use super::scanner::{self, Kind, shortened};
 use super::state_reader::StateReader;
+use super::subscriber::{Seat, Subscriber};
 use super::tally::Findings;
 
 /// How the subscribers' ids differ from the publishers'.

@@ -84,7 +84,8 @@ impl Head {
     /// 400, 417, 431, 501 or 505, each with what was found.
     #[inline(never)]
     pub fn parse(bytes: &[u8]) -> Result<Self, Problem> {
-        let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+        // Not on the stack: a thread keeps every page of that which was ever touched.
+        let mut headers = vec![httparse::EMPTY_HEADER; MAX_HEADERS];
         let mut request = httparse::Request::new(&mut headers);
         match request.parse(bytes) {
             Ok(httparse::Status::Complete(_)) => {}
@@ -199,6 +200,11 @@ impl Head {
         self.all(name)
             .flat_map(|value| value.split(','))
             .any(|value| value.trim().eq_ignore_ascii_case(member))
+    }
+
+    /// Whether there is a header of this name, as one list, that passes.
+    pub fn is(&self, name: &str, passes: impl FnOnce(&str) -> bool) -> bool {
+        self.joined(name).is_some_and(|value| passes(&value))
     }
 
     fn all(&self, name: &str) -> impl Iterator<Item = &str> {

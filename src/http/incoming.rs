@@ -7,9 +7,10 @@ use super::body::{Chunks, too_large};
 use super::{Framing, Head, Problem};
 use crate::stream::Stream;
 
-/// Bytes asked of the socket at first; most requests come whole. Small, because a WebSocket's
-/// thread has this too, once.
-const READ_SIZE: usize = 1 << 10;
+/// Bytes asked of the socket at first; most requests come whole. Small, because every idle
+/// connection has this; more than the kilobyte that glibc keeps for the thread which freed it,
+/// because a WebSocket has this once.
+const READ_SIZE: usize = 1280;
 
 /// Bytes asked of the socket at most, when more and more is there.
 const MAX_READ_SIZE: usize = 64 << 10;

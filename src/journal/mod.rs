@@ -8,6 +8,7 @@
 mod batch;
 mod broadcast;
 mod forgetting;
+mod pace;
 mod receipts;
 mod sequencer;
 mod shared;
@@ -32,6 +33,7 @@ use crate::store::{Claim, Writer};
 use crate::usage::Usage;
 use broadcast::Broadcast;
 use forgetting::Forgetting;
+use pace::Pace;
 use sequencer::Sequencer;
 use shared::{Replica, Shared};
 use states::{Feeds, StateOrder};
@@ -150,7 +152,7 @@ impl Journal {
                     broadcast,
                     feeds,
                     held: None,
-                    in_demand: false,
+                    pace: Pace::default(),
                     max_batch,
                     forgetting,
                     failing: false,

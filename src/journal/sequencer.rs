@@ -3,7 +3,6 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
@@ -11,6 +10,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use super::batch::{Batch, Part};
 use super::broadcast::Broadcast;
 use super::forgetting::Forgetting;
+use super::pace::Pace;
 use super::states::Feeds;
 use super::{Committed, Order};
 use crate::error::Error;
@@ -32,20 +32,12 @@ pub(super) struct Sequencer {
     pub(super) feeds: Feeds,
     /// Begins the next batch: its key is in the one before.
     pub(super) held: Option<Order>,
-    /// The last order came soon after the commit before it.
-    pub(super) in_demand: bool,
+    pub(super) pace: Pace,
     pub(super) max_batch: usize,
     pub(super) forgetting: Forgetting,
     /// The last commit failed; it is logged when that begins and when it ends.
     pub(super) failing: bool,
 }
-
-/// How long the thread looks for the next order before it sleeps. Waking it takes 30 us on an idle
-/// core, and so does waking everybody else on the way there and back.
-const SPIN: Duration = Duration::from_micros(150);
-
-/// Orders that come sooner than this after the last commit are worth looking for.
-const DEMAND: Duration = Duration::from_micros(500);
 
 /// Bytes of drafts and states in one transaction, so that a batch of large ones stays short.
 pub(super) const MAX_BATCH_BYTES: usize = 4 << 20;
@@ -54,32 +46,7 @@ impl Sequencer {
     /// Runs until it is told to stop, or nobody can tell it anything any more.
     pub(super) fn run(&mut self) {
         while let Some(order) = self.next_order() {
-            let mut batch = Batch::default();
-            let mut next = Some(order);
-            let mut stopping = false;
-            while let Some(order) = next {
-                match order {
-                    Order::Stop => {
-                        stopping = true;
-                        break;
-                    }
-                    order if batch.has_key_of(&order) => {
-                        self.held = Some(order);
-                        break;
-                    }
-                    order => {
-                        batch.bytes += order.bytes();
-                        batch.add(self.answer_again(order));
-                    }
-                }
-                let full = batch.drafts.len() + batch.states.len() >= self.max_batch
-                    || batch.bytes >= MAX_BATCH_BYTES;
-                next = if full {
-                    None
-                } else {
-                    self.orders.try_recv().ok()
-                };
-            }
+            let (batch, stopping) = self.gather(order);
             let bytes = batch.bytes;
             // A bug here must not leave a server that refuses everything for ever: this batch's
             // publishers hear 500, the next batch is tried.
@@ -97,18 +64,47 @@ impl Sequencer {
         }
     }
 
+    /// What goes into one transaction with this order; whether it is the last.
+    fn gather(&mut self, first: Order) -> (Batch, bool) {
+        let mut batch = Batch::default();
+        let mut next = Some(first);
+        while let Some(order) = next {
+            match order {
+                Order::Stop => return (batch, true),
+                order if batch.has_key_of(&order) => {
+                    self.held = Some(order);
+                    break;
+                }
+                order => {
+                    batch.bytes += order.bytes();
+                    batch.add(self.answer_again(order));
+                }
+            }
+            let full = batch.drafts.len() + batch.states.len() >= self.max_batch
+                || batch.bytes >= MAX_BATCH_BYTES;
+            if full {
+                break;
+            }
+            next = self.orders.try_recv().ok();
+        }
+        (batch, false)
+    }
+
     /// Waits for the next order and forgets messages meanwhile, a few at a time; `None` when
     /// nobody can send one any more.
     fn next_order(&mut self) -> Option<Order> {
         if let Some(order) = self.held.take() {
             return Some(order);
         }
-        if let Some(order) = self.spin() {
+        // Under load, too, forgetting has its turns.
+        if !self.forgetting.is_due()
+            && let Some(order) = self.pace.next(&self.orders)
+        {
             return Some(order);
         }
         let begin = Instant::now();
         let order = self.sleep();
-        self.in_demand = begin.elapsed() < DEMAND;
+        self.pace.slept(begin.elapsed());
         order
     }
 
@@ -130,23 +126,6 @@ impl Sequencer {
                 Err(RecvTimeoutError::Disconnected) => return None,
             }
         }
-    }
-
-    /// Looks again and again for the next order, if the one before came just as soon: who answers
-    /// publishers as fast as they ask is not put to sleep for each of them.
-    fn spin(&self) -> Option<Order> {
-        if !self.in_demand {
-            return None;
-        }
-        let begin = Instant::now();
-        while begin.elapsed() < SPIN {
-            if let Ok(order) = self.orders.try_recv() {
-                return Some(order);
-            }
-            // Whoever has something to do has the core.
-            thread::yield_now();
-        }
-        None
     }
 
     fn commit(&mut self, batch: Batch) {

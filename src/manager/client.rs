@@ -1,16 +1,18 @@
 //! One subscriber: a bounded outbox, and a writer that whoever holds its lock drains in place.
 //!
-//! Nothing else writes to the socket. The broadcasting thread pushes a chunk and drains the
-//! outbox right there with a non-blocking send, which costs no thread a wake-up. When the
+//! Nothing else writes to the socket. The broadcasting thread hands a chunk to the writer and
+//! sends it right there without blocking, which costs no thread a wake-up. Where somebody else
+//! is writing, it pushes the chunk into the outbox, which whoever writes drains. When the
 //! socket is full the client is *congested*: everybody else leaves the socket alone, and the
-//! client's own thread, which waits in `poll`, drains when it is writable again.
+//! client's own thread, which waits in `poll`, drains when it is writable again. The outbox,
+//! whose places are all made at once, is made when the first chunk has to wait.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Sender, TrySendError};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use time::OffsetDateTime;
 
@@ -76,7 +78,7 @@ pub struct Client {
     stream: Arc<Stream>,
     wake: Wake,
     limits: OutboxLimits,
-    outbox: Sender<Queued>,
+    outbox: OnceLock<(Sender<Queued>, Receiver<Queued>)>,
     queued_chunks: AtomicUsize,
     queued_bytes: AtomicUsize,
     queued_replies: AtomicUsize,
@@ -104,7 +106,7 @@ struct LastWord {
 
 /// A chunk in the outbox.
 #[derive(Debug)]
-pub(super) struct Queued {
+struct Queued {
     chunk: Chunk,
     reply: bool,
 }
@@ -132,12 +134,10 @@ impl Client {
         limits: OutboxLimits,
     ) -> io::Result<Self> {
         let Accepted { kind, answer } = accepted;
-        // The queue's slots are all made at once.
-        let (slots, newest) = match topic {
-            Topic::Channel(_) => (limits.chunks + limits.replies, None),
-            Topic::Feed(_) => (limits.replies.max(1), Some(Newest::default())),
+        let newest = match topic {
+            Topic::Channel(_) => None,
+            Topic::Feed(_) => Some(Newest::default()),
         };
-        let (sender, receiver) = crossbeam_channel::bounded(slots);
         Ok(Self {
             id,
             topic,
@@ -147,7 +147,7 @@ impl Client {
             stream,
             wake: Wake::new()?,
             limits,
-            outbox: sender,
+            outbox: OnceLock::new(),
             queued_chunks: AtomicUsize::new(0),
             queued_bytes: AtomicUsize::new(answer.len()),
             queued_replies: AtomicUsize::new(0),
@@ -156,7 +156,7 @@ impl Client {
             newest,
             congested: AtomicBool::new(false),
             last_word: OnceLock::new(),
-            writer: Mutex::new(Writer::new(receiver, answer)),
+            writer: Mutex::new(Writer::new(answer)),
         })
     }
 
@@ -173,28 +173,38 @@ impl Client {
         if full { Offer::Full } else { self.queue(chunk) }
     }
 
-    /// Puts a chunk, in the client's own form, into the outbox.
+    /// Writes a chunk, in the client's own form, or puts it into the outbox.
     fn queue(&self, chunk: Chunk) -> Offer {
         let length = chunk.len();
-        if length == 0 {
+        if length == 0 || self.write_at_once(&chunk) {
             return Offer::Taken;
         }
         self.queued_bytes.fetch_add(length, Ordering::Relaxed);
         self.queued_chunks.fetch_add(1, Ordering::Relaxed);
-        match self.outbox.try_send(Queued {
-            chunk,
-            reply: false,
-        }) {
-            Ok(()) => {
-                self.drain_if_free();
-                Offer::Taken
-            }
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
-                self.queued_bytes.fetch_sub(length, Ordering::Relaxed);
-                self.queued_chunks.fetch_sub(1, Ordering::Relaxed);
-                Offer::Full
-            }
+        if self.push(chunk, false) {
+            self.drain_if_free();
+            return Offer::Taken;
         }
+        self.queued_bytes.fetch_sub(length, Ordering::Relaxed);
+        self.queued_chunks.fetch_sub(1, Ordering::Relaxed);
+        Offer::Full
+    }
+
+    /// Puts a chunk into the outbox; `false` when that is full.
+    fn push(&self, chunk: Chunk, reply: bool) -> bool {
+        let limits = &self.limits;
+        let (sender, _) = self.outbox.get_or_init(|| {
+            bounded(match self.topic {
+                Topic::Channel(_) => limits.chunks + limits.replies,
+                Topic::Feed(_) => limits.replies.max(1),
+            })
+        });
+        sender.try_send(Queued { chunk, reply }).is_ok()
+    }
+
+    fn nothing_queued(&self) -> bool {
+        let outbox = self.outbox.get();
+        outbox.is_none_or(|(_, receiver)| receiver.is_empty())
     }
 
     /// Offers a chunk of messages, from the first to the last of these ids. When the outbox is
@@ -299,20 +309,37 @@ impl Client {
     /// writing. Never blocks; the caller asks for no more than [`OutboxLimits::replies`], by
     /// reading no further while [`Self::replies_waiting`] is that many.
     pub fn reply(&self, chunk: Chunk) {
-        self.queue_reply(chunk);
-        self.drain_if_free();
+        let chunk = self.kind.form(&chunk);
+        if self.is_finishing() || chunk.is_empty() {
+            return;
+        }
+        if !self.write_at_once(&chunk) {
+            self.queued_bytes.fetch_add(chunk.len(), Ordering::Relaxed);
+            self.push_reply(chunk);
+            self.drain_if_free();
+        }
     }
 
-    /// [`Self::reply`] without the writing.
+    /// [`Self::reply`] without the writing: whoever drains it next does that.
     pub(super) fn queue_reply(&self, chunk: Chunk) {
         let chunk = self.kind.form(&chunk);
         if self.is_finishing() || chunk.is_empty() {
             return;
         }
-        self.queued_replies.fetch_add(1, Ordering::Relaxed);
         self.queued_bytes.fetch_add(chunk.len(), Ordering::Relaxed);
+        let waiting = match self.free_writer() {
+            Some(mut writer) => self.hand_over(&mut writer, chunk),
+            None => Some(chunk),
+        };
+        if let Some(chunk) = waiting {
+            self.push_reply(chunk);
+        }
+    }
+
+    fn push_reply(&self, chunk: Chunk) {
+        self.queued_replies.fetch_add(1, Ordering::Relaxed);
         let length = chunk.len();
-        if self.outbox.try_send(Queued { chunk, reply: true }).is_err() {
+        if !self.push(chunk, true) {
             // Offers may fill a little more than their share when several threads offer at once.
             self.queued_bytes.fetch_sub(length, Ordering::Relaxed);
             self.queued_replies.fetch_sub(1, Ordering::Relaxed);
@@ -361,7 +388,7 @@ impl Client {
 
     /// Whether and why nothing is written any more.
     pub fn end(&self) -> Option<End> {
-        self.writer().end
+        self.peek(|writer| writer.end)
     }
 
     /// Whether the socket is full, and its own thread has to wait for it.
@@ -371,8 +398,7 @@ impl Client {
 
     /// How long the socket has been taking no byte at all.
     pub fn stalled_for(&self) -> Duration {
-        self.writer()
-            .stalled_since
+        self.peek(|writer| writer.stalled_since)
             .map_or(Duration::ZERO, |since| since.elapsed())
     }
 
@@ -438,28 +464,80 @@ impl Client {
 
     /// Drains unless somebody else does, or the socket is full.
     fn drain_if_free(&self) {
-        loop {
-            // Pairs with the fence below: either this thread finds the lock free, or its holder,
-            // looking again after letting go, finds what this thread has pushed. Without both
-            // a frame could be left behind in the outbox.
-            fence(Ordering::SeqCst);
-            if self.is_congested() {
-                return;
-            }
-            let mut writer = match self.writer.try_lock() {
-                Ok(writer) => writer,
-                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-                Err(TryLockError::WouldBlock) => return,
-            };
+        // Pairs with the fence in `let_go`: either this thread finds the lock free, or its holder,
+        // looking again after letting go, finds what this thread has pushed. Without both
+        // a frame could be left behind in the outbox.
+        fence(Ordering::SeqCst);
+        while let Some(mut writer) = self.free_writer() {
             self.write_out(&mut writer);
-            let nothing_left =
-                writer.end.is_some() || writer.closing || self.last_word.get().is_none();
-            drop(writer);
-            fence(Ordering::SeqCst);
-            if nothing_left && self.outbox.is_empty() && !self.state_waits() {
+            if self.let_go(writer) {
                 return;
             }
         }
+    }
+
+    /// Writes a chunk past the outbox, if nothing waits there and nobody is writing. Most are:
+    /// the outbox has memory of its own, which at a low rate no cache has any more.
+    fn write_at_once(&self, chunk: &Chunk) -> bool {
+        // Everything that waits, in the outbox or the writer, is counted there.
+        let nothing_waits = || self.queued_bytes.load(Ordering::Relaxed) == 0;
+        if !nothing_waits() {
+            return false;
+        }
+        let Some(mut writer) = self.free_writer() else {
+            return false;
+        };
+        let is_next = nothing_waits() && writer.is_idle() && !self.state_waits();
+        if is_next {
+            let left = writer.write_first(&self.stream, chunk);
+            if left > 0 {
+                self.queued_bytes.fetch_add(left, Ordering::Relaxed);
+                self.write_out(&mut writer);
+            }
+        }
+        if !self.let_go(writer) {
+            self.drain_if_free();
+        }
+        is_next
+    }
+
+    /// Puts a chunk behind what the writer has; gives it back when others wait before it, or
+    /// when nothing is written any more.
+    fn hand_over(&self, writer: &mut Writer, chunk: Chunk) -> Option<Chunk> {
+        let is_next = writer.end.is_none() && !writer.closing && self.nothing_queued();
+        if !is_next || writer.unsent.len() >= MAX_SLICES {
+            return Some(chunk);
+        }
+        writer.unsent.push_back(chunk);
+        None
+    }
+
+    /// The writer, unless somebody else has it, or the socket is full.
+    fn free_writer(&self) -> Option<MutexGuard<'_, Writer>> {
+        if self.is_congested() {
+            return None;
+        }
+        match self.writer.try_lock() {
+            Ok(writer) => Some(writer),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
+    /// Lets go of a writer that has drained; whether nothing has come meanwhile.
+    fn let_go(&self, writer: MutexGuard<'_, Writer>) -> bool {
+        let nothing_left = writer.end.is_some() || writer.closing || self.last_word.get().is_none();
+        drop(writer);
+        fence(Ordering::SeqCst);
+        nothing_left && self.nothing_queued() && !self.state_waits()
+    }
+
+    /// Looks at the writer. Whoever found it taken meanwhile has left what it brought to this
+    /// thread.
+    fn peek<T>(&self, look: impl FnOnce(&Writer) -> T) -> T {
+        let seen = look(&self.writer());
+        self.drain_if_free();
+        seen
     }
 
     fn writer(&self) -> MutexGuard<'_, Writer> {
@@ -511,7 +589,8 @@ impl Client {
     /// Moves chunks from the outbox to the writer, and the last word behind the last of them.
     fn take_up(&self, writer: &mut Writer) {
         while (writer.unsent.len() < MAX_SLICES || writer.end.is_some())
-            && let Ok(queued) = writer.outbox.try_recv()
+            && let Some((_, outbox)) = self.outbox.get()
+            && let Ok(queued) = outbox.try_recv()
         {
             let counter = if queued.reply {
                 &self.queued_replies
@@ -538,7 +617,7 @@ impl Client {
         }
         if let Some(close) = self.last_word.get()
             && !writer.closing
-            && writer.outbox.is_empty()
+            && self.nothing_queued()
             && !self.state_waits()
         {
             writer.closing = true;

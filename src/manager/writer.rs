@@ -4,20 +4,17 @@ use std::collections::VecDeque;
 use std::io::{self, IoSlice, Write};
 use std::time::Instant;
 
-use crossbeam_channel::Receiver;
-
-use super::client::{End, Queued};
+use super::client::End;
 use crate::frame::Chunk;
 use crate::stream::Stream;
 
 /// Chunks gathered into one write.
 pub(super) const MAX_SLICES: usize = 16;
 
-/// The receiving end of the outbox, and what is on its way to the socket.
+/// What is on its way to the socket.
 #[derive(Debug)]
 pub(super) struct Writer {
-    pub(super) outbox: Receiver<Queued>,
-    /// Taken from the outbox, not wholly written: of the first one `written` bytes are.
+    /// Taken from the outbox or past it, not wholly written: of the first one `written` bytes are.
     pub(super) unsent: VecDeque<Chunk>,
     written: usize,
     /// The last word is among `unsent`, or written.
@@ -37,16 +34,35 @@ pub(super) enum Written {
 
 impl Writer {
     /// A writer that sends `first`, if there is any, before anything of the outbox.
-    pub(super) fn new(outbox: Receiver<Queued>, first: Chunk) -> Self {
+    pub(super) fn new(first: Chunk) -> Self {
         let first = Some(first).filter(|first| !first.is_empty());
         Self {
-            outbox,
             unsent: first.into_iter().collect(),
             written: 0,
             closing: false,
             stalled_since: None,
             end: None,
         }
+    }
+
+    /// Whether the socket has everything that was taken up, and may have more.
+    pub(super) fn is_idle(&self) -> bool {
+        self.unsent.is_empty() && !self.closing && self.end.is_none()
+    }
+
+    /// Writes a chunk when [`Self::is_idle`]; returns how many bytes are left for [`Self::write`],
+    /// which meets the error, too, if there was one.
+    pub(super) fn write_first(&mut self, mut stream: &Stream, chunk: &Chunk) -> usize {
+        let sent = match stream.has_unsent() {
+            true => 0,
+            false => stream.write(chunk.bytes()).unwrap_or(0),
+        };
+        let left = chunk.len() - sent;
+        if left > 0 {
+            self.unsent.push_back(chunk.clone());
+            self.written = sent;
+        }
+        left
     }
 
     /// One write of several chunks, once nothing of those before waits in the stream.

@@ -6,11 +6,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::connections::Admitted;
+use super::connections::{Admitted, Counted};
 use super::relay::Relay;
 use super::rest::{Publishing, Route};
-use super::socket::Sockets;
-use super::stream::Streams;
+use super::socket::{self, Sockets};
+use super::stream::{self, Streams};
 use super::subscriber::wanted;
 use super::waiting::{self, Waited};
 use crate::access::{Access, Peer, Refusal};
@@ -51,8 +51,36 @@ pub(super) fn serve(door: &Door, stream: &Arc<Stream>, peer: SocketAddr, admitte
         origin: None,
         head_only: false,
     };
-    if let Ended::Unread = connection.run() {
+    // A subscriber's whole life is spent from here: what reading requests needs is gone.
+    let ended = match connection.run() {
+        Ended::Subscribed(subscription) => subscription.serve(),
+        ended => ended,
+    };
+    if let Ended::Unread = ended {
         linger(stream, LINGER);
+    }
+}
+
+/// A subscriber who was answered, and what counts it until its end.
+struct Subscription<'a> {
+    session: Session<'a>,
+    _counted: Option<Counted>,
+}
+
+enum Session<'a> {
+    WebSocket(socket::Session<'a>),
+    EventStream(stream::Session<'a>),
+}
+
+impl<'a> Subscription<'a> {
+    #[inline(never)]
+    fn serve(self: Box<Self>) -> Ended<'a> {
+        let Self { session, _counted } = *self;
+        match session {
+            Session::WebSocket(session) => session.serve(),
+            Session::EventStream(session) => session.serve(),
+        }
+        Ended::Gone
     }
 }
 
@@ -69,15 +97,20 @@ struct Connection<'a> {
 }
 
 /// Why no further request is read.
-enum Ended {
-    /// The client is gone, or was served as a subscriber.
+enum Ended<'a> {
+    /// The client is gone.
     Gone,
+    /// It is a subscriber from now on.
+    Subscribed(Box<Subscription<'a>>),
     /// The server closes, and the client may still be sending.
     Unread,
 }
 
-impl Connection<'_> {
-    fn run(mut self) -> Ended {
+impl<'a> Connection<'a> {
+    /// Never inlined, like what it calls: a thread keeps every page of its stack that was ever
+    /// touched, and most of them wait for their next message for ever.
+    #[inline(never)]
+    fn run(mut self) -> Ended<'a> {
         let limits = &self.door.limits;
         // A new connection has as long for its first byte as a request for all of them.
         let first_byte = Instant::now() + limits.head_timeout;
@@ -127,11 +160,7 @@ impl Connection<'_> {
             let keep_alive = head.keep_alive && !draining;
             let written = match Publishing::route(&head) {
                 Some(route) => self.publish(route, &head, body, &peer, keep_alive),
-                None => {
-                    let answer = self.door.relay.exchange(&head, &body, &peer, keep_alive);
-                    self.door.usage.traffic.answers.add(status(&answer));
-                    self.write(&answer).map_err(|_| Ended::Gone)
-                }
+                None => self.relay(&head, &body, &peer, keep_alive),
             };
             if let Err(ended) = written {
                 return ended;
@@ -153,7 +182,7 @@ impl Connection<'_> {
         body: Vec<u8>,
         peer: &Peer,
         keep_alive: bool,
-    ) -> Result<(), Ended> {
+    ) -> Result<(), Ended<'a>> {
         let answers = self.admitted.answers();
         let (awaited, usage) = (answers.begin(), Arc::clone(&self.door.usage));
         let is_1_0 = head.is_1_0;
@@ -171,8 +200,21 @@ impl Connection<'_> {
         if in_time { Ok(()) } else { Err(Ended::Gone) }
     }
 
-    /// Whose request it is. Never inlined: a subscriber's whole life is spent below
-    /// [`Self::run`], whose frame would have room for this, too.
+    /// Lets REST answer.
+    #[inline(never)]
+    fn relay(
+        &self,
+        head: &Head,
+        body: &[u8],
+        peer: &Peer,
+        keep_alive: bool,
+    ) -> Result<(), Ended<'a>> {
+        let answer = self.door.relay.exchange(head, body, peer, keep_alive);
+        self.door.usage.traffic.answers.add(status(&answer));
+        self.write(&answer).map_err(|_| Ended::Gone)
+    }
+
+    /// Whose request it is.
     #[inline(never)]
     fn admit(&mut self, head: &mut Head) -> Result<Peer, Box<Refusal>> {
         (self.origin, self.head_only) = (None, head.method == "HEAD");
@@ -189,7 +231,7 @@ impl Connection<'_> {
 
     /// Begins TLS, where that is spoken.
     #[inline(never)]
-    fn encrypt(&self, deadline: Instant) -> Result<(), Ended> {
+    fn encrypt(&self, deadline: Instant) -> Result<(), Ended<'a>> {
         let Some(tls) = &self.door.tls else {
             return Ok(());
         };
@@ -209,6 +251,7 @@ impl Connection<'_> {
     }
 
     /// The request's body, asked for if the client waits for that.
+    #[inline(never)]
     fn body(&mut self, head: &Head) -> Result<Option<Vec<u8>>, Problem> {
         let limits = &self.door.limits;
         if head.framing == Framing::None && matches!(head.method.as_str(), "POST" | "PUT" | "PATCH")
@@ -238,43 +281,46 @@ impl Connection<'_> {
         )
     }
 
+    #[inline(never)]
     fn subscribe(
         &mut self,
         head: Head,
         kind: Kind,
         topic: Topic,
         peer: Peer,
-    ) -> Result<Ended, Problem> {
+    ) -> Result<Ended<'a>, Problem> {
         let _counted = self.admitted.count(&peer)?;
         let early = std::mem::take(&mut self.incoming).into_rest();
         self.admitted.leave_http();
         let Door {
             sockets, streams, ..
         } = self.door;
-        match kind {
+        let session = match kind {
             Kind::WebSocket => {
-                sockets.serve(head, topic, peer, self.stream, early)?;
-                Ok(Ended::Gone)
+                let session = sockets.begin(head, topic, peer, self.stream, early)?;
+                Session::WebSocket(session)
             }
             Kind::EventStream => {
                 drop(early);
-                let ended = match &head.method[..] {
-                    "HEAD" => Ended::Unread,
-                    _ => Ended::Gone,
-                };
-                streams.serve(head, topic, peer, self.stream)?;
-                if let Ended::Unread = ended {
-                    // Nobody has subscribed.
-                    self.door.usage.traffic.answers.add(Some(200));
+                match streams.begin(head, topic, peer, self.stream)? {
+                    Some(session) => Session::EventStream(session),
+                    None => {
+                        // Nobody has subscribed.
+                        self.door.usage.traffic.answers.add(Some(200));
+                        return Ok(Ended::Unread);
+                    }
                 }
-                Ok(ended)
             }
-        }
+        };
+        Ok(Ended::Subscribed(Box::new(Subscription {
+            session,
+            _counted,
+        })))
     }
 
     /// Whoever tries many wrong tokens waits for each answer.
     #[inline(never)]
-    fn refuse_admission(&self, refusal: Refusal) -> Ended {
+    fn refuse_admission(&self, refusal: Refusal) -> Ended<'a> {
         let Refusal { problem, wait } = refusal;
         if matches!(problem.status, 401 | 429) {
             self.door.usage.refused.credentials.add();
@@ -307,7 +353,8 @@ impl Connection<'_> {
         }
     }
 
-    fn refuse(&self, problem: Problem) -> Ended {
+    #[inline(never)]
+    fn refuse(&self, problem: Problem) -> Ended<'a> {
         if problem.status == 413 {
             self.door.usage.refused.message_bytes.add();
         }

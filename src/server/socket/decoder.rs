@@ -9,12 +9,19 @@ use tungstenite::{Bytes, Message, Utf8Bytes};
 use crate::frame::{Chunk, CloseCode};
 use crate::stream::Stream;
 
-/// Bytes read at once and kept per client; tungstenite's default of 128 KiB is for few clients.
+/// Bytes read at once; tungstenite's default of 128 KiB is for few clients.
 const READ_BUFFER: usize = 2 << 10;
 
-/// Reads frames from a non-blocking socket. Holds at most one message of the largest size.
+/// Reads frames from a non-blocking socket. Holds at most one message of the largest size, and
+/// nothing while the client says nothing.
 pub(super) struct Decoder {
-    context: WebSocketContext,
+    /// Made when there is something to read, let go of between two frames.
+    context: Option<Box<WebSocketContext>>,
+    max_frame_bytes: usize,
+    /// Bytes that went into the context.
+    read: u64,
+    /// Bytes that the frames which came out of it have at the least.
+    decoded: u64,
 }
 
 /// What came.
@@ -35,57 +42,106 @@ pub(super) enum Heard {
 impl Decoder {
     /// Starts with the bytes that came together with the handshake.
     pub(super) fn new(early: Vec<u8>, max_frame_bytes: usize) -> Self {
+        let mut decoder = Self {
+            context: None,
+            max_frame_bytes,
+            read: early.len() as u64,
+            decoded: 0,
+        };
+        if !early.is_empty() {
+            decoder.context = Some(decoder.context(early));
+        }
+        decoder
+    }
+
+    #[inline(never)]
+    fn context(&self, early: Vec<u8>) -> Box<WebSocketContext> {
         let config = WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER)
-            .max_message_size(Some(max_frame_bytes))
-            .max_frame_size(Some(max_frame_bytes));
-        Self {
-            context: WebSocketContext::from_partially_read(early, Role::Server, Some(config)),
-        }
+            .max_message_size(Some(self.max_frame_bytes))
+            .max_frame_size(Some(self.max_frame_bytes));
+        let context = WebSocketContext::from_partially_read(early, Role::Server, Some(config));
+        Box::new(context)
     }
 
     /// The next thing the client said. Never blocks.
     pub(super) fn next(&mut self, stream: &Stream) -> Heard {
-        match self.context.read(&mut Inbound(stream)) {
-            Ok(Message::Text(text)) => Heard::Text(text),
-            Ok(Message::Ping(payload)) => Heard::Ping(payload),
-            Ok(Message::Pong(_)) => Heard::Pong,
-            Ok(Message::Close(None)) => Heard::Close(Chunk::close(None, "")),
-            // A code that may not be sent was replaced by 1002 (RFC 6455, section 7.4.2).
-            Ok(Message::Close(Some(frame))) => {
-                Heard::Close(Chunk::close(Some(frame.code.into()), frame.reason.as_str()))
-            }
-            Ok(Message::Binary(_) | Message::Frame(_)) => Heard::Violation(
-                CloseCode::Unsupported,
-                "binary frames are not understood; send text".to_owned(),
-            ),
-            Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => Heard::Nothing,
-            Err(Error::Io(_) | Error::ConnectionClosed | Error::AlreadyClosed) => Heard::Gone,
-            Err(Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)) => Heard::Gone,
-            Err(Error::Capacity(CapacityError::MessageTooLong { size, max_size })) => {
-                Heard::Violation(
-                    CloseCode::TooLarge,
-                    format!("{size} bytes are too many, {max_size} are allowed"),
-                )
-            }
-            Err(Error::Utf8(_)) => {
-                Heard::Violation(CloseCode::InvalidPayload, "text must be UTF-8".to_owned())
-            }
-            Err(error) => Heard::Violation(CloseCode::Protocol, error.to_string()),
+        let mut context = match self.context.take() {
+            Some(context) => context,
+            None => self.context(Vec::new()),
+        };
+        let read = &mut self.read;
+        let message = context.read(&mut Inbound { stream, read });
+        self.decoded += message.as_ref().map_or(0, shortest);
+        // If the frames that came out have all the bytes that went in, even if each was as short
+        // as can be, there is nothing left of any. A client that sends them longer, or in
+        // fragments, has its context for good.
+        let is_empty = self.decoded == self.read;
+        let heard = understand(message);
+        if !(is_empty && matches!(heard, Heard::Nothing)) {
+            self.context = Some(context);
         }
+        heard
+    }
+}
+
+/// Bytes of the shortest frame with this payload, from a client: header, mask and payload (RFC
+/// 6455, section 5.2).
+fn shortest(message: &Message) -> u64 {
+    let payload = message.len() as u64;
+    let length = match payload {
+        0..=125 => 0,
+        126..=0xFFFF => 2,
+        _ => 8,
+    };
+    2 + length + 4 + payload
+}
+
+fn understand(message: Result<Message, Error>) -> Heard {
+    match message {
+        Ok(Message::Text(text)) => Heard::Text(text),
+        Ok(Message::Ping(payload)) => Heard::Ping(payload),
+        Ok(Message::Pong(_)) => Heard::Pong,
+        Ok(Message::Close(None)) => Heard::Close(Chunk::close(None, "")),
+        // A code that may not be sent was replaced by 1002 (RFC 6455, section 7.4.2).
+        Ok(Message::Close(Some(frame))) => {
+            Heard::Close(Chunk::close(Some(frame.code.into()), frame.reason.as_str()))
+        }
+        Ok(Message::Binary(_) | Message::Frame(_)) => Heard::Violation(
+            CloseCode::Unsupported,
+            "binary frames are not understood; send text".to_owned(),
+        ),
+        Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => Heard::Nothing,
+        Err(Error::Io(_) | Error::ConnectionClosed | Error::AlreadyClosed) => Heard::Gone,
+        Err(Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)) => Heard::Gone,
+        Err(Error::Capacity(CapacityError::MessageTooLong { size, max_size })) => Heard::Violation(
+            CloseCode::TooLarge,
+            format!("{size} bytes are too many, {max_size} are allowed"),
+        ),
+        Err(Error::Utf8(_)) => {
+            Heard::Violation(CloseCode::InvalidPayload, "text must be UTF-8".to_owned())
+        }
+        Err(error) => Heard::Violation(CloseCode::Protocol, error.to_string()),
     }
 }
 
 /// The reading side of the socket. tungstenite's own pongs and closes end here: the session
 /// sends them through the outbox, where they cannot overtake a frame or follow a close.
-struct Inbound<'a>(&'a Stream);
+struct Inbound<'a> {
+    stream: &'a Stream,
+    /// Counts what was read.
+    read: &'a mut u64,
+}
 
 impl Read for Inbound<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
-            match self.0.read(buffer) {
+            match (&mut &*self.stream).read(buffer) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                result => return result,
+                result => {
+                    *self.read += result.as_ref().copied().unwrap_or(0) as u64;
+                    return result;
+                }
             }
         }
     }

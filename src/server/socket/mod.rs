@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::subscriber::{CatchUp, Ended, Subscribers, start};
+use super::subscriber::{CatchUp, Ended, Registered, Subscribers, start};
 use crate::access::{On, Peer, Scope, Stay};
 use crate::frame::{Chunk, CloseCode};
 use crate::http::{Head, Problem};
@@ -42,19 +42,18 @@ pub(super) struct Sockets {
 }
 
 impl Sockets {
-    /// Makes the connection a WebSocket and serves it until its end. `early` is what came
-    /// behind the request's head.
+    /// Makes the connection a WebSocket. `early` is what came behind the request's head.
     ///
     /// # Errors
     /// 400, 401, 403, 422, 426 or 503, before anything was written.
-    pub(super) fn serve(
+    pub(super) fn begin(
         &self,
         head: Head,
         topic: Topic,
         peer: Peer,
         stream: &Arc<Stream>,
         early: Vec<u8>,
-    ) -> Result<(), Problem> {
+    ) -> Result<Session<'_>, Problem> {
         let stay = self.subscribers.admit(&peer, &topic)?;
         let accepted = Accepted {
             kind: Kind::WebSocket,
@@ -65,21 +64,19 @@ impl Sockets {
             Topic::Feed(_) => Start::Live,
         };
         let (cursor, catch_up) = self.subscribers.begin(&topic, start, self.journal.head())?;
-        // Sessions last: what belongs to the request is let go of first.
-        drop(head);
         let registered = self
             .subscribers
             .register(topic, peer, stream, accepted, cursor)?;
         registered.client.drain();
-        let ended = Session::new(self, &registered.client, catch_up, stay, early).run();
-        registered.end(ended);
-        Ok(())
+        Ok(Session::new(self, registered, catch_up, stay, early))
     }
 }
 
-struct Session<'a> {
+/// A client whose connection is a WebSocket.
+pub(super) struct Session<'a> {
     sockets: &'a Sockets,
-    client: &'a Arc<Client>,
+    client: Arc<Client>,
+    registered: Registered<'a>,
     decoder: Decoder,
     publishing: Publishing,
     catch_up: CatchUp,
@@ -94,33 +91,41 @@ struct Session<'a> {
 impl<'a> Session<'a> {
     fn new(
         sockets: &'a Sockets,
-        client: &'a Arc<Client>,
+        registered: Registered<'a>,
         catch_up: CatchUp,
         stay: Stay,
         early: Vec<u8>,
     ) -> Self {
         let limits = &sockets.subscribers.limits;
+        let client = Arc::clone(&registered.client);
         Self {
             sockets,
-            client,
+            registered,
             catch_up,
             stay,
             unread: !early.is_empty(),
             decoder: Decoder::new(early, limits.max_body_bytes.saturating_mul(2)),
-            publishing: Publishing::new(Arc::clone(client), limits.max_in_flight),
+            publishing: Publishing::new(Arc::clone(&client), limits.max_in_flight),
             heartbeat: Heartbeat::new(client.id, limits),
             slow_until: None,
+            client,
         }
+    }
+
+    /// Serves it until its end.
+    pub(super) fn serve(mut self) {
+        let ended = self.run();
+        self.registered.end(ended);
     }
 
     #[inline(never)]
     fn run(&mut self) -> Ended {
         loop {
-            if let Some(ended) = self.sockets.subscribers.ended(self.client) {
+            if let Some(ended) = self.sockets.subscribers.ended(&self.client) {
                 return ended;
             }
             let subscribers = &self.sockets.subscribers;
-            subscribers.leave_if_not_allowed(self.client, &mut self.stay);
+            subscribers.leave_if_not_allowed(&self.client, &mut self.stay);
             let has_room = self.sockets.journal.has_room() && self.publishing.has_room();
             let may_read = has_room && !self.client.is_finishing();
             if may_read && self.unread {
@@ -132,7 +137,7 @@ impl<'a> Session<'a> {
             self.keep_alive(may_read);
             self.sockets
                 .subscribers
-                .bring_missed(self.client, &mut self.catch_up);
+                .bring_missed(&self.client, &mut self.catch_up);
             if self.wait(may_read, has_room) && !self.read() {
                 return Ended::Gone;
             }
@@ -150,7 +155,7 @@ impl<'a> Session<'a> {
             until = until.min(ROOM_INTERVAL);
         }
         let subscribers = &self.sockets.subscribers;
-        let timeout = subscribers.timeout(self.client, &self.catch_up, &self.stay, until);
+        let timeout = subscribers.timeout(&self.client, &self.catch_up, &self.stay, until);
         self.client.wait(may_read, timeout)
     }
 
@@ -193,8 +198,8 @@ impl<'a> Session<'a> {
     /// Stops delivery, then says the last word.
     fn leave(&mut self, say: impl FnOnce(&Client)) {
         self.publishing.submit(&self.sockets.journal);
-        self.sockets.subscribers.manager.disconnect(self.client);
-        say(self.client);
+        self.sockets.subscribers.manager.disconnect(&self.client);
+        say(&self.client);
     }
 
     fn text(&mut self, text: &str) {

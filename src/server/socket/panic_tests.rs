@@ -114,8 +114,9 @@ fn subscribe(sockets: &Arc<Sockets>, query: &str) -> (TcpStream, thread::JoinHan
     let topic = Channel::stored("lab").into();
     let sockets = Arc::clone(sockets);
     let session = thread::spawn(move || {
-        let served = sockets.serve(head, topic, peer.into(), &Arc::new(ours.into()), Vec::new());
-        served.expect("a handshake");
+        let stream = Arc::new(ours.into());
+        let session = sockets.begin(head, topic, peer.into(), &stream, Vec::new());
+        session.expect("a handshake").serve();
     });
     (theirs, session)
 }

@@ -8,13 +8,13 @@ use std::io::{self, Read, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::subscriber::{CatchUp, Ended, Subscribers, start};
+use super::subscriber::{CatchUp, Ended, Registered, Subscribers, start};
 use crate::access::{Peer, Stay};
 use crate::config::Limits;
 use crate::frame::Chunk;
 use crate::http::{Head, Problem, Reply};
 use crate::journal::Journal;
-use crate::manager::{Accepted, Client, Kind};
+use crate::manager::{Accepted, Kind};
 use crate::protocol::{MessageId, Start, Topic};
 use crate::stream::Stream;
 
@@ -38,17 +38,17 @@ pub(super) struct Streams {
 }
 
 impl Streams {
-    /// Answers with an event stream and serves it until its end, or with its head alone.
+    /// Answers with an event stream, or with its head alone: `None`.
     ///
     /// # Errors
     /// 400, 401, 403, 422 or 503, before anything was written.
-    pub(super) fn serve(
+    pub(super) fn begin(
         &self,
         head: Head,
         topic: Topic,
         peer: Peer,
         stream: &Arc<Stream>,
-    ) -> Result<(), Problem> {
+    ) -> Result<Option<Session<'_>>, Problem> {
         let stay = self.subscribers.admit(&peer, &topic)?;
         let start = match topic {
             Topic::Channel(_) => {
@@ -62,10 +62,8 @@ impl Streams {
         if head.method == "HEAD" {
             // It fails only when there is nobody to tell.
             let _ = (&**stream).write_all(&answer);
-            return Ok(());
+            return Ok(None);
         }
-        // Sessions last: what belongs to the request is let go of first.
-        drop(head);
         let (cursor, catch_up) = self.subscribers.begin(&topic, start, self.journal.head())?;
         // From before the registration: whoever comes back with it has missed nothing since.
         let begins = cursor.unwrap_or_else(|| self.subscribers.manager.offered_head());
@@ -79,9 +77,8 @@ impl Streams {
             .register(topic, peer, stream, accepted, cursor)?;
         notice_lost_peers(stream, &self.subscribers.limits);
         registered.client.drain();
-        let ended = Session::new(&self.subscribers, &registered.client, catch_up, stay).run();
-        registered.end(ended);
-        Ok(())
+        let session = Session::new(&self.subscribers, registered, catch_up, stay);
+        Ok(Some(session))
     }
 }
 
@@ -122,9 +119,10 @@ fn notice_lost_peers(stream: &Stream, limits: &Limits) {
     let _ = (stream, limits);
 }
 
-struct Session<'a> {
+/// A client that is sent events.
+pub(super) struct Session<'a> {
     subscribers: &'a Subscribers,
-    client: &'a Client,
+    registered: Registered<'a>,
     catch_up: CatchUp,
     stay: Stay,
     interval: Duration,
@@ -136,14 +134,14 @@ struct Session<'a> {
 impl<'a> Session<'a> {
     fn new(
         subscribers: &'a Subscribers,
-        client: &'a Client,
+        registered: Registered<'a>,
         catch_up: CatchUp,
         stay: Stay,
     ) -> Self {
         let interval = COMMENT_INTERVAL.min(subscribers.limits.ping_interval);
         Self {
             subscribers,
-            client,
+            registered,
             catch_up,
             stay,
             interval,
@@ -152,23 +150,30 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// Serves it until its end.
+    pub(super) fn serve(mut self) {
+        let ended = self.run();
+        self.registered.end(ended);
+    }
+
     #[inline(never)]
     fn run(&mut self) -> Ended {
         loop {
-            if let Some(ended) = self.subscribers.ended(self.client) {
+            let client = &self.registered.client;
+            if let Some(ended) = self.subscribers.ended(client) {
                 return ended;
             }
             self.subscribers
-                .leave_if_not_allowed(self.client, &mut self.stay);
+                .leave_if_not_allowed(client, &mut self.stay);
             self.comment();
-            self.subscribers
-                .bring_missed(self.client, &mut self.catch_up);
+            let client = &self.registered.client;
+            self.subscribers.bring_missed(client, &mut self.catch_up);
             let until = self.next_comment;
             let until = until.saturating_duration_since(Instant::now());
             let timeout = self
                 .subscribers
-                .timeout(self.client, &self.catch_up, &self.stay, until);
-            if self.client.wait(true, timeout) && !self.is_here() {
+                .timeout(client, &self.catch_up, &self.stay, until);
+            if client.wait(true, timeout) && !self.is_here() {
                 return Ended::Gone;
             }
         }
@@ -181,8 +186,9 @@ impl<'a> Session<'a> {
             return;
         }
         self.next_comment = now + self.interval;
-        if !self.client.is_congested() && self.client.replies_waiting() == 0 {
-            self.client.reply(Chunk::ping(b""));
+        let client = &self.registered.client;
+        if !client.is_congested() && client.replies_waiting() == 0 {
+            client.reply(Chunk::ping(b""));
         }
     }
 
@@ -190,7 +196,7 @@ impl<'a> Session<'a> {
     #[inline(never)]
     fn is_here(&mut self) -> bool {
         let mut dropped = [0; 1024];
-        match self.client.stream().read(&mut dropped) {
+        match self.registered.client.stream().read(&mut dropped) {
             Ok(0) => false,
             Ok(n) => {
                 self.heard += n;

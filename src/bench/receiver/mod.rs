@@ -1,6 +1,8 @@
 //! A receiving thread: one epoll and one read buffer for all its subscribers.
 
-use std::io::{ErrorKind, Read, Write};
+mod going;
+
+use std::io::{ErrorKind, Read};
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -8,18 +10,17 @@ use std::sync::atomic::Ordering;
 use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
 use rustix::fd::OwnedFd;
-use serde_json::Value;
 
-use super::arriving::{Arriving, Payload};
-use super::churn::{Churn, Going};
-use super::connect::{self, CLOSE, Open, PONG};
-use super::latency::{Clock, Window};
-use super::plan::{Load, Plan};
-use super::reader::Reader;
-use super::received::{Progress, Received};
-use super::returning::Returning;
-use super::scanner::{self, Kind};
-use super::tally::Tally;
+use crate::bench::arriving::{Arriving, Payload};
+use crate::bench::churn::Churn;
+use crate::bench::connect::{CLOSE, PONG};
+use crate::bench::latency::{Clock, Window};
+use crate::bench::plan::{Load, Plan};
+use crate::bench::reader::Reader;
+use crate::bench::received::{Progress, Received};
+use crate::bench::returning::Returning;
+use crate::bench::scanner::{self, Kind};
+use crate::bench::subscriber::{Seat, Subscriber};
 
 /// Most that one read takes. It is read again at once, so it had better stay in the cache.
 const READ_BYTES: usize = 128 << 10;
@@ -35,38 +36,8 @@ const NORMAL: u16 = 1000;
 const NO_CODE: u16 = 1005;
 const ABNORMAL: u16 = 1006;
 
-/// Where a subscriber begins.
-pub(super) struct Seat {
-    pub(super) channel: usize,
-    /// `None` for one that is still to connect, and then asks for what it has missed.
-    pub(super) socket: Option<Open>,
-    /// Reads nothing until the measured time is over.
-    pub(super) is_stalled: bool,
-}
-
-/// One subscriber's connection and what came over it.
-#[derive(Debug)]
-pub(super) struct Subscriber {
-    /// `None` while it is away.
-    socket: Option<TcpStream>,
-    /// It asked for what it had missed and was not told yet that it has it.
-    is_coming_back: bool,
-    /// Reads nothing for a while.
-    is_stalled: bool,
-    /// Latencies count for messages published since it was last live.
-    live_since: u64,
-    pub(super) channel: usize,
-    /// The beginning of a frame whose end has not arrived.
-    tail: Vec<u8>,
-    /// A long state of which the beginning has arrived; there is no tail then.
-    arriving: Option<Arriving>,
-    pub(super) tally: Tally,
-    /// The close code with which the server ended it.
-    pub(super) closed: Option<u16>,
-}
-
 /// The state of the receiving thread.
-pub(super) struct Receiver {
+pub(in crate::bench) struct Receiver {
     epoll: OwnedFd,
     plan: Plan,
     clock: Clock,
@@ -89,7 +60,7 @@ pub(super) struct Receiver {
 
 impl Receiver {
     /// Takes over open WebSockets, and connects the subscribers that have none.
-    pub(super) fn new(
+    pub(in crate::bench) fn new(
         seats: Vec<Seat>,
         plan: &Plan,
         window: Window,
@@ -99,26 +70,16 @@ impl Receiver {
         let mut churn = Churn::new(plan, window, seats.len());
         let mut subscribers = Vec::with_capacity(seats.len());
         for (index, seat) in seats.into_iter().enumerate() {
-            let (socket, tail) = seat.socket.unzip();
-            if let Some(socket) = &socket {
+            let subscriber = Subscriber::new(seat, plan.base);
+            if let Some(socket) = &subscriber.socket {
                 socket.set_nonblocking(true)?;
-                if seat.is_stalled {
+                if subscriber.is_stalled {
                     churn.stall_to_the_end(index);
                 } else {
                     listen(&epoll, socket, index)?;
                 }
             }
-            subscribers.push(Subscriber {
-                socket,
-                is_coming_back: false,
-                is_stalled: seat.is_stalled,
-                live_since: 0,
-                channel: seat.channel,
-                tail: tail.unwrap_or_default(),
-                arriving: None,
-                tally: Tally::after(plan.base),
-                closed: None,
-            });
+            subscribers.push(subscriber);
         }
         progress
             .open
@@ -151,7 +112,7 @@ impl Receiver {
     }
 
     /// Runs until all subscribers are closed or [`Progress::leave`] is set and answered.
-    pub(super) fn run(mut self) -> Result<Received, String> {
+    pub(in crate::bench) fn run(mut self) -> Result<Received, String> {
         let mut subscribers = std::mem::take(&mut self.received.subscribers);
         let mut buffer = vec![0; self.buffer_bytes];
         let mut events = Vec::with_capacity(1024);
@@ -317,82 +278,6 @@ impl Receiver {
         }
     }
 
-    /// Lets a subscriber connect again, with its last id.
-    fn call_back(&mut self, subscriber: &mut Subscriber, index: usize) {
-        subscriber.is_coming_back = true;
-        subscriber.live_since = u64::MAX;
-        self.awaited += 1;
-        self.received.gone.returns += 1;
-        self.progress.due.fetch_add(1, Ordering::Relaxed);
-        let path = self.plan.path(subscriber.channel);
-        let since = subscriber.tally.last;
-        self.returning
-            .connect(index, format!("{path}?since={since}"));
-    }
-
-    /// Takes over the connections of those that come back, and returns how many could not.
-    fn welcome(&mut self, subscribers: &mut [Subscriber]) -> usize {
-        let mut lost = 0;
-        while let Some((index, connected)) = self.returning.connected() {
-            self.awaited -= 1;
-            let subscriber = &mut subscribers[index];
-            let taken = connected.and_then(|(socket, early)| {
-                socket
-                    .set_nonblocking(true)
-                    .and_then(|()| Ok(listen(&self.epoll, &socket, index)?))
-                    .map_err(|error| format!("epoll: {error}"))?;
-                subscriber.socket = Some(socket);
-                self.take(subscriber, &early)
-                    .map_err(|code| format!("closed with {code}"))
-            });
-            if let Err(fault) = taken {
-                lost += 1;
-                self.progress.open.fetch_sub(1, Ordering::Relaxed);
-                subscriber.socket = None;
-                subscriber.closed = Some(ABNORMAL);
-                self.note(format!("subscriber {index} could not come back: {fault}"));
-            }
-        }
-        lost
-    }
-
-    /// Lets subscribers go, fall asleep, come back and wake up, when it is their time.
-    fn go_and_rest(&mut self, subscribers: &mut [Subscriber]) -> rustix::io::Result<()> {
-        let now = self.clock.now();
-        while let Some(index) = self.churn.rested(now) {
-            let subscriber = &mut subscribers[index];
-            if let (true, Some(socket)) = (subscriber.is_stalled, &subscriber.socket) {
-                listen(&self.epoll, socket, index)?;
-                subscriber.is_stalled = false;
-                subscriber.live_since = now;
-            } else if subscriber.closed.is_none() {
-                self.call_back(subscriber, index);
-            }
-        }
-        while let Some((index, going)) = self.churn.next(now) {
-            let subscriber = &mut subscribers[index];
-            if subscriber.is_stalled || subscriber.is_coming_back {
-                continue;
-            }
-            let Some(socket) = &subscriber.socket else {
-                continue;
-            };
-            if going == Going::Stalls {
-                epoll::delete(&self.epoll, socket)?;
-                subscriber.is_stalled = true;
-            } else {
-                if going == Going::Leaves {
-                    subscriber.send(CLOSE, &NORMAL.to_be_bytes());
-                }
-                subscriber.socket = None;
-                subscriber.tail.clear();
-            }
-            self.received.gone.count(going);
-            self.churn.rest(index, going, now);
-        }
-        Ok(())
-    }
-
     fn note(&mut self, fault: String) {
         self.received.malformed += 1;
         self.received.first_malformed.get_or_insert(fault);
@@ -404,69 +289,8 @@ fn listen(epoll: &OwnedFd, socket: &TcpStream, index: usize) -> rustix::io::Resu
     epoll::add(epoll, socket, data, epoll::EventFlags::IN)
 }
 
-impl Subscriber {
-    /// Whether this is the frame that ends what a subscriber has missed, where one is due.
-    fn has_caught_up(&mut self, payload: &[u8], now: u64) -> bool {
-        if !self.is_coming_back {
-            return false;
-        }
-        let frame: Value = serde_json::from_slice(payload).unwrap_or_default();
-        let (true, Some(head)) = (frame["type"] == "caught_up", frame["head"].as_u64()) else {
-            return false;
-        };
-        self.tally.caught_up(head);
-        self.is_coming_back = false;
-        self.live_since = now;
-        true
-    }
-
-    /// Sends a control frame. It always fits: a subscriber sends nothing else. If the
-    /// connection is gone, the next read tells.
-    fn send(&self, opcode: u8, payload: &[u8]) {
-        let mut frame = Vec::with_capacity(16);
-        connect::push_masked(&mut frame, opcode, payload);
-        if let Some(mut socket) = self.socket.as_ref() {
-            let _ = socket.write_all(&frame);
-        }
-    }
-}
-
 fn close_code(payload: &[u8]) -> u16 {
     payload
         .first_chunk()
         .map_or(NO_CODE, |code| u16::from_be_bytes(*code))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_the_promised_frame_makes_one_live() {
-        let frame = r#"{"type":"caught_up","head":7}"#;
-        let gap = r#"{"type":"gap","since":1,"oldest":2,"head":7,"reason":"retention"}"#;
-        for (is_coming_back, frame, expected) in [
-            (true, frame, true),
-            (false, frame, false),
-            (true, gap, false),
-            (true, r#"{"type":"caught_up"}"#, false),
-            (true, "{", false),
-        ] {
-            let mut subscriber = Subscriber {
-                socket: None,
-                is_coming_back,
-                is_stalled: false,
-                live_since: u64::MAX,
-                channel: 0,
-                tail: Vec::new(),
-                arriving: None,
-                tally: Tally::after(5),
-                closed: None,
-            };
-            let is_live = subscriber.has_caught_up(frame.as_bytes(), 9);
-            assert_eq!(is_live, expected, "{frame}");
-            let told = if expected { (9, 7) } else { (u64::MAX, 5) };
-            assert_eq!((subscriber.live_since, subscriber.tally.last), told);
-        }
-    }
 }
