@@ -1,8 +1,8 @@
 //! The figures of the README for several nodes on one Redis: three nodes beside one, and beside a
 //! server that has none; and how much later a message is where it is to be.
 //!
-//! `cargo bench --features redis --bench backplane` takes four minutes; with `-- --quick` it only shows that all
-//! works. Needs a redis-server (7 was measured), which it starts itself.
+//! `cargo bench --features redis --bench backplane` takes three minutes; with `-- --quick` it only
+//! shows that all works. Needs a redis-server (7.0 was measured), which it starts itself.
 //!
 //! Everything shares the machine: three nodes have no more processors than one. What a cluster
 //! costs is in the CPU time of a message, and what more machines would give follows from that.
@@ -177,7 +177,7 @@ fn loaded(setup: Setup, flags: &str, args: &Args) -> Result<[f64; 6], String> {
                 url,
             ]);
             all.extend(flags.split(' ').map(str::to_owned));
-            scope.spawn(move || common::report(&all.iter().map(String::as_str).collect::<Vec<_>>()))
+            scope.spawn(move || common::report(Path::new(common::PROGRAM), &all))
         };
         let all: Vec<_> = (0..GENERATORS).map(generate).collect();
         all.into_iter()

@@ -2,9 +2,10 @@
 //! hundred thousand messages a second, and what shards, Redis Cluster and nodes that follow only
 //! what they need would move.
 //!
-//! `cargo bench --features redis --bench shards` measures what the parts cost here (two minutes) and reckons with
-//! that; `-- --recorded` reckons with what was measured for the README; `-- --quick` measures so
-//! shortly that it only shows that all works. Nothing of this is built: it is what to know before.
+//! `cargo bench --features redis --bench shards` measures what the parts cost here (two minutes) and
+//! reckons with that; `-- --recorded` reckons with what was measured for the README; `-- --quick`
+//! measures so shortly that it only shows that all works. Nothing of this is built: it is what to
+//! know before.
 
 #[path = "../common/mod.rs"]
 #[allow(dead_code, reason = "medians are for benches with several runs")]

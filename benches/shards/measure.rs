@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use rusqlite::{Connection, params};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::common;
 use crate::costs::Costs;
@@ -170,7 +170,8 @@ fn applied(dir: &Path, messages: usize) -> Result<(f64, f64), String> {
     // As many as this generator publishes in its time; all that counts is that there are enough.
     while first.head()? < messages as u64 {
         let flags = ["--url", &url, "--subscribers", "0", "--publishers", "16"];
-        common::report(&[&flags[..], &["--warmup-seconds", "0", "--seconds", "1"]].concat())?;
+        let flags = [&flags[..], &["--warmup-seconds", "0", "--seconds", "1"]].concat();
+        report(&flags)?;
     }
     let head = first.head()?;
     let start = Instant::now();
@@ -180,22 +181,26 @@ fn applied(dir: &Path, messages: usize) -> Result<(f64, f64), String> {
     Ok((second.cpu() * each, start.elapsed().as_secs_f64() * each))
 }
 
+fn report(flags: &[&str]) -> Result<Value, String> {
+    common::report(Path::new(common::PROGRAM), flags)
+}
+
 /// A server's time for a POST, for a delivery among many, and for one alone.
 fn served(seconds: &str) -> Result<[f64; 3], String> {
-    let report = |flags: &str| {
+    let loaded = |flags: &str| {
         let mut all = vec!["--seconds", seconds];
         all.extend(flags.split(' '));
-        common::report(&all)
+        report(&all)
     };
-    let figure = |report: &serde_json::Value, place: &str| {
+    let figure = |report: &Value, place: &str| {
         let figure = report.pointer(place).and_then(|figure| figure.as_f64());
         figure.ok_or_else(|| format!("no {place} in the report"))
     };
-    let posts = report("--subscribers 0 --publishers 8")?;
+    let posts = loaded("--subscribers 0 --publishers 8")?;
     let of_a_second = figure(&posts, "/server/cpu_seconds_per_second")?;
     let post = of_a_second * 1e6 / figure(&posts, "/messages_per_second")?;
     let deliveries = |flags| {
-        let report = report(flags)?;
+        let report = loaded(flags)?;
         figure(&report, "/server/cpu_seconds_per_million_deliveries")
     };
     Ok([
