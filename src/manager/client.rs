@@ -125,6 +125,7 @@ impl Client {
     /// anything else.
     ///
     /// `stream` must be non-blocking. The answer goes out with the first [`Self::drain`] or offer.
+    #[inline(never)]
     pub(super) fn new(
         id: u64,
         topic: Topic,
@@ -132,13 +133,13 @@ impl Client {
         stream: Arc<Stream>,
         accepted: Accepted,
         limits: OutboxLimits,
-    ) -> io::Result<Self> {
+    ) -> io::Result<Arc<Self>> {
         let Accepted { kind, answer } = accepted;
         let newest = match topic {
             Topic::Channel(_) => None,
             Topic::Feed(_) => Some(Newest::default()),
         };
-        Ok(Self {
+        Ok(Arc::new(Self {
             id,
             topic,
             kind,
@@ -157,7 +158,7 @@ impl Client {
             congested: AtomicBool::new(false),
             last_word: OnceLock::new(),
             writer: Mutex::new(Writer::new(answer)),
-        })
+        }))
     }
 
     /// Puts a chunk of broadcast frames into the outbox and, when nobody else is writing,

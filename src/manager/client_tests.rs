@@ -7,18 +7,18 @@ use super::*;
 use crate::protocol::{Channel, Feed, Rev};
 
 /// A channel's client and the other end of its socket.
-fn pair(limits: OutboxLimits) -> (Client, TcpStream) {
+fn pair(limits: OutboxLimits) -> (Arc<Client>, TcpStream) {
     let channel: Channel = "lab".parse().expect("a channel");
     pair_on(channel, limits)
 }
 
 /// A client on any topic.
-fn pair_on(topic: impl Into<Topic>, limits: OutboxLimits) -> (Client, TcpStream) {
+fn pair_on(topic: impl Into<Topic>, limits: OutboxLimits) -> (Arc<Client>, TcpStream) {
     pair_of(Kind::WebSocket, topic, limits)
 }
 
 /// A client of any kind.
-fn pair_of(kind: Kind, topic: impl Into<Topic>, limits: OutboxLimits) -> (Client, TcpStream) {
+fn pair_of(kind: Kind, topic: impl Into<Topic>, limits: OutboxLimits) -> (Arc<Client>, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let ours =
         TcpStream::connect(listener.local_addr().expect("an address")).expect("a connection");

@@ -215,7 +215,6 @@ impl ConnectionManager {
         stream.set_nonblocking(true)?;
         let kind = accepted.kind.as_str();
         let client = Client::new(id, topic.clone(), peer, stream, accepted, self.limits)?;
-        let client = Arc::new(client);
         let peer = &client.peer;
         let (subscribers, connections, finishing) = {
             let mut inner = self.lock();

@@ -42,7 +42,7 @@ pub(super) fn serve(door: &Door, stream: &Arc<Stream>, peer: SocketAddr, admitte
     // Small frames go out at once.
     let _ = stream.set_nodelay(true);
     let _ = stream.set_write_timeout(Some(door.limits.write_timeout));
-    let connection = Connection {
+    let mut connection = Connection {
         door,
         stream,
         peer,
@@ -51,14 +51,27 @@ pub(super) fn serve(door: &Door, stream: &Arc<Stream>, peer: SocketAddr, admitte
         origin: None,
         head_only: false,
     };
-    // A subscriber's whole life is spent from here: what reading requests needs is gone.
-    let ended = match connection.run() {
-        Ended::Subscribed(subscription) => subscription.serve(),
-        ended => ended,
-    };
+    // One after the other, each without the stack of the one before: a thread keeps every page of
+    // its stack that was ever touched, and most of them wait for their next message for ever.
+    let mut ended = connection.run();
+    if let Ended::Asked(asked) = ended {
+        ended = connection.subscribe(asked);
+    }
+    drop(connection);
+    if let Ended::Subscribed(subscription) = ended {
+        ended = subscription.serve();
+    }
     if let Ended::Unread = ended {
         linger(stream, LINGER);
     }
+}
+
+/// Somebody who wants to be a subscriber.
+struct Asked {
+    head: Head,
+    kind: Kind,
+    topic: Topic,
+    peer: Peer,
 }
 
 /// A subscriber who was answered, and what counts it until its end.
@@ -68,15 +81,14 @@ struct Subscription<'a> {
 }
 
 enum Session<'a> {
-    WebSocket(socket::Session<'a>),
-    EventStream(stream::Session<'a>),
+    WebSocket(Box<socket::Session<'a>>),
+    EventStream(Box<stream::Session<'a>>),
 }
 
 impl<'a> Subscription<'a> {
     #[inline(never)]
-    fn serve(self: Box<Self>) -> Ended<'a> {
-        let Self { session, _counted } = *self;
-        match session {
+    fn serve(self) -> Ended<'a> {
+        match self.session {
             Session::WebSocket(session) => session.serve(),
             Session::EventStream(session) => session.serve(),
         }
@@ -100,17 +112,19 @@ struct Connection<'a> {
 enum Ended<'a> {
     /// The client is gone.
     Gone,
-    /// It is a subscriber from now on.
-    Subscribed(Box<Subscription<'a>>),
+    /// It wants to be a subscriber.
+    Asked(Box<Asked>),
+    /// It is one from now on.
+    Subscribed(Subscription<'a>),
     /// The server closes, and the client may still be sending.
     Unread,
 }
 
 impl<'a> Connection<'a> {
-    /// Never inlined, like what it calls: a thread keeps every page of its stack that was ever
-    /// touched, and most of them wait for their next message for ever.
+    /// Answers requests until the connection becomes something else. Never inlined, like what it
+    /// calls, so that each has its frame only while it runs.
     #[inline(never)]
-    fn run(mut self) -> Ended<'a> {
+    fn run(&mut self) -> Ended<'a> {
         let limits = &self.door.limits;
         // A new connection has as long for its first byte as a request for all of them.
         let first_byte = Instant::now() + limits.head_timeout;
@@ -138,10 +152,13 @@ impl<'a> Connection<'a> {
                 Err(refusal) => return self.refuse_admission(*refusal),
             };
             if let Some(wanted) = wanted(&head) {
-                let ended =
-                    wanted.and_then(|(kind, topic)| self.subscribe(head, kind, topic, peer));
-                return match ended {
-                    Ok(ended) => ended,
+                return match wanted {
+                    Ok((kind, topic)) => Ended::Asked(Box::new(Asked {
+                        head,
+                        kind,
+                        topic,
+                        peer,
+                    })),
                     Err(problem) => self.refuse(problem),
                 };
             }
@@ -282,13 +299,18 @@ impl<'a> Connection<'a> {
     }
 
     #[inline(never)]
-    fn subscribe(
-        &mut self,
-        head: Head,
-        kind: Kind,
-        topic: Topic,
-        peer: Peer,
-    ) -> Result<Ended<'a>, Problem> {
+    fn subscribe(&mut self, asked: Box<Asked>) -> Ended<'a> {
+        self.begin(asked)
+            .unwrap_or_else(|problem| self.refuse(problem))
+    }
+
+    fn begin(&mut self, asked: Box<Asked>) -> Result<Ended<'a>, Problem> {
+        let Asked {
+            head,
+            kind,
+            topic,
+            peer,
+        } = *asked;
         let _counted = self.admitted.count(&peer)?;
         let early = std::mem::take(&mut self.incoming).into_rest();
         self.admitted.leave_http();
@@ -312,10 +334,7 @@ impl<'a> Connection<'a> {
                 }
             }
         };
-        Ok(Ended::Subscribed(Box::new(Subscription {
-            session,
-            _counted,
-        })))
+        Ok(Ended::Subscribed(Subscription { session, _counted }))
     }
 
     /// Whoever tries many wrong tokens waits for each answer.

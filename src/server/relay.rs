@@ -245,11 +245,13 @@ fn round_trip(connection: &mut UnixStream, request: &[u8], head: &Head) -> io::R
     read_answer(connection, head.method == "HEAD")
 }
 
+/// Bytes asked of the REST thread at first: most answers come whole.
+const READ_SIZE: usize = 4 << 10;
+
 /// Reads a whole answer, however large: the REST thread must not wait for a client.
 /// Answers are bounded by [`Limits::max_page_bytes`](crate::config::Limits).
 fn read_answer(connection: &mut UnixStream, head_only: bool) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    let mut room = [0; 4096];
     loop {
         let mut headers = [httparse::EMPTY_HEADER; 32];
         let mut response = httparse::Response::new(&mut headers);
@@ -268,9 +270,13 @@ fn read_answer(connection: &mut UnixStream, head_only: bool) -> io::Result<Vec<u
             }
             return Ok(bytes);
         }
-        match connection.read(&mut room) {
+        let before = bytes.len();
+        bytes.resize(before + READ_SIZE, 0);
+        let read = connection.read(&mut bytes[before..]);
+        bytes.truncate(before + read.as_ref().copied().unwrap_or(0));
+        match read {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(n) => bytes.extend_from_slice(&room[..n]),
+            Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }

@@ -46,6 +46,7 @@ impl Sockets {
     ///
     /// # Errors
     /// 400, 401, 403, 422, 426 or 503, before anything was written.
+    #[inline(never)]
     pub(super) fn begin(
         &self,
         head: Head,
@@ -53,7 +54,7 @@ impl Sockets {
         peer: Peer,
         stream: &Arc<Stream>,
         early: Vec<u8>,
-    ) -> Result<Session<'_>, Problem> {
+    ) -> Result<Box<Session<'_>>, Problem> {
         let stay = self.subscribers.admit(&peer, &topic)?;
         let accepted = Accepted {
             kind: Kind::WebSocket,
@@ -89,16 +90,17 @@ pub(super) struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
+    #[inline(never)]
     fn new(
         sockets: &'a Sockets,
         registered: Registered<'a>,
         catch_up: CatchUp,
         stay: Stay,
         early: Vec<u8>,
-    ) -> Self {
+    ) -> Box<Self> {
         let limits = &sockets.subscribers.limits;
         let client = Arc::clone(&registered.client);
-        Self {
+        Box::new(Self {
             sockets,
             registered,
             catch_up,
@@ -109,11 +111,11 @@ impl<'a> Session<'a> {
             heartbeat: Heartbeat::new(client.id, limits),
             slow_until: None,
             client,
-        }
+        })
     }
 
     /// Serves it until its end.
-    pub(super) fn serve(mut self) {
+    pub(super) fn serve(mut self: Box<Self>) {
         let ended = self.run();
         self.registered.end(ended);
     }

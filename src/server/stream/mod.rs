@@ -42,13 +42,14 @@ impl Streams {
     ///
     /// # Errors
     /// 400, 401, 403, 422 or 503, before anything was written.
+    #[inline(never)]
     pub(super) fn begin(
         &self,
         head: Head,
         topic: Topic,
         peer: Peer,
         stream: &Arc<Stream>,
-    ) -> Result<Option<Session<'_>>, Problem> {
+    ) -> Result<Option<Box<Session<'_>>>, Problem> {
         let stay = self.subscribers.admit(&peer, &topic)?;
         let start = match topic {
             Topic::Channel(_) => {
@@ -83,6 +84,7 @@ impl Streams {
 }
 
 /// The head of the answer.
+#[inline(never)]
 fn response_head(head: &Head) -> Vec<u8> {
     let mut reply = Reply::new(200, "text/event-stream", Vec::new())
         .with_header("Cache-Control", "no-store")
@@ -132,14 +134,15 @@ pub(super) struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
+    #[inline(never)]
     fn new(
         subscribers: &'a Subscribers,
         registered: Registered<'a>,
         catch_up: CatchUp,
         stay: Stay,
-    ) -> Self {
+    ) -> Box<Self> {
         let interval = COMMENT_INTERVAL.min(subscribers.limits.ping_interval);
-        Self {
+        Box::new(Self {
             subscribers,
             registered,
             catch_up,
@@ -147,11 +150,11 @@ impl<'a> Session<'a> {
             interval,
             next_comment: Instant::now() + interval,
             heard: 0,
-        }
+        })
     }
 
     /// Serves it until its end.
-    pub(super) fn serve(mut self) {
+    pub(super) fn serve(mut self: Box<Self>) {
         let ended = self.run();
         self.registered.end(ended);
     }

@@ -69,6 +69,7 @@ impl Subscribers {
     ///
     /// # Errors
     /// 503 when the store cannot be read.
+    #[inline(never)]
     pub(super) fn begin(
         &self,
         topic: &Topic,
@@ -92,6 +93,7 @@ impl Subscribers {
     ///
     /// # Errors
     /// 503. Whoever is refused hears of its own channel or feed only.
+    #[inline(never)]
     pub(super) fn register(
         &self,
         topic: Topic,

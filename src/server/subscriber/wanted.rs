@@ -47,6 +47,7 @@ fn of_event_stream(path: &str) -> Option<Result<Topic, Problem>> {
 ///
 /// # Errors
 /// 400 or 422, with what would be right.
+#[inline(never)]
 pub(in crate::server) fn start(query: &str, last_event_id: Option<&str>) -> Result<Start, Problem> {
     let pairs = query_pairs(query)?;
     let value = |wanted: &str| {
