@@ -28,7 +28,7 @@ pub struct Incoming {
 #[derive(Debug)]
 pub enum Received {
     /// A whole head.
-    Head(Head),
+    Head(Box<Head>),
     /// The client closed, or sent nothing in time: there is nobody to answer.
     Nothing,
 }
@@ -65,7 +65,7 @@ impl Incoming {
             if let Some(end) = end {
                 let head = Head::parse(&self.buffer[..end]);
                 self.consume(end);
-                return head.map(Received::Head);
+                return head.map(|head| Received::Head(Box::new(head)));
             }
             match self.fill_until(stream, deadline) {
                 Ok(0) => return Ok(Received::Nothing),

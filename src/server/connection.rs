@@ -68,7 +68,7 @@ pub(super) fn serve(door: &Door, stream: &Arc<Stream>, peer: SocketAddr, admitte
 
 /// Somebody who wants to be a subscriber.
 struct Asked {
-    head: Head,
+    head: Box<Head>,
     kind: Kind,
     topic: Topic,
     peer: Peer,
@@ -152,15 +152,7 @@ impl<'a> Connection<'a> {
                 Err(refusal) => return self.refuse_admission(*refusal),
             };
             if let Some(wanted) = wanted(&head) {
-                return match wanted {
-                    Ok((kind, topic)) => Ended::Asked(Box::new(Asked {
-                        head,
-                        kind,
-                        topic,
-                        peer,
-                    })),
-                    Err(problem) => self.refuse(problem),
-                };
+                return self.ask(wanted, head, peer);
             }
             let body = match self.body(&head) {
                 Ok(Some(body)) => body,
@@ -296,6 +288,24 @@ impl<'a> Connection<'a> {
             limits.body_timeout,
             limits.max_body_bytes,
         )
+    }
+
+    #[inline(never)]
+    fn ask(
+        &self,
+        wanted: Result<(Kind, Topic), Problem>,
+        head: Box<Head>,
+        peer: Peer,
+    ) -> Ended<'a> {
+        match wanted {
+            Ok((kind, topic)) => Ended::Asked(Box::new(Asked {
+                head,
+                kind,
+                topic,
+                peer,
+            })),
+            Err(problem) => self.refuse(problem),
+        }
     }
 
     #[inline(never)]

@@ -49,7 +49,7 @@ impl Sockets {
     #[inline(never)]
     pub(super) fn begin(
         &self,
-        head: Head,
+        head: Box<Head>,
         topic: Topic,
         peer: Peer,
         stream: &Arc<Stream>,

@@ -110,7 +110,7 @@ fn subscribe(sockets: &Arc<Sockets>, query: &str) -> (TcpStream, thread::JoinHan
          Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
          Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
     );
-    let head = Head::parse(request.as_bytes()).expect("a head");
+    let head = Box::new(Head::parse(request.as_bytes()).expect("a head"));
     let topic = Channel::stored("lab").into();
     let sockets = Arc::clone(sockets);
     let session = thread::spawn(move || {

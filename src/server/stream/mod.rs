@@ -45,7 +45,7 @@ impl Streams {
     #[inline(never)]
     pub(super) fn begin(
         &self,
-        head: Head,
+        head: Box<Head>,
         topic: Topic,
         peer: Peer,
         stream: &Arc<Stream>,
