@@ -29,8 +29,16 @@
 //!
 //! `POST` → `conn-N` reads it whole ([`http`]) → relay → `rest` makes a draft of it → `journal`
 //! commits it with all others that wait, answers at the commit → `broadcast` offers the
-//! encoded frame to every [`Client`](manager::Client) of the channel → the outbox is drained
-//! into the socket right there. A socket that is full is left to its own thread.
+//! encoded frame to every [`Client`](manager::Client) of the channel → it is written to the
+//! socket right there, or by whoever is writing to that. A socket that is full is left to its own
+//! thread.
+//!
+//! # What an idle connection costs
+//!
+//! Two pages of its thread's stack, one of which is mostly the thread's own, and 2 to 4 KiB of
+//! heap. A thread keeps each page that was ever touched, so what is done once in a connection's
+//! life is done in frames of its own (`inline(never)` in `server::connection`), not above those of
+//! the session. Buffers and the outbox are made when there is something to put into them.
 //!
 //! Many messages in one request are one submission: committed together or not at all, however
 //! small a batch is. A request with an `Idempotency-Key` is looked for by `journal` before, and

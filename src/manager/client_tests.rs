@@ -86,6 +86,57 @@ fn the_last_word_comes_behind_everything_that_waits() {
 }
 
 #[test]
+fn there_is_no_outbox_until_a_chunk_has_to_wait() {
+    let (client, _theirs) = pair(LIMITS);
+    client.queue_reply(Chunk::raw(vec![b'x']));
+    for _ in 0..100 {
+        assert_eq!(client.offer(&Chunk::raw(vec![b'x'])), Offer::Taken);
+        client.reply(Chunk::raw(vec![b'x']));
+    }
+    assert!(client.outbox.get().is_none());
+    assert_eq!(client.queued_bytes(), 0);
+    congest(&client, 1);
+    assert!(client.outbox.get().is_some());
+}
+
+#[test]
+fn each_thread_s_chunks_arrive_in_its_order_whoever_writes_them() {
+    let (client, mut theirs) = pair(OutboxLimits {
+        replies: 1 << 16,
+        ..LIMITS
+    });
+    let (threads, chunks) = (4_u8, 4_000_u16);
+    let reader = std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        theirs.read_to_end(&mut bytes).expect("all that was sent");
+        bytes
+    });
+    std::thread::scope(|scope| {
+        for thread in 0..threads {
+            let client = &client;
+            scope.spawn(move || {
+                for number in 0..chunks {
+                    let [high, low] = number.to_be_bytes();
+                    client.reply(Chunk::raw(vec![thread, high, low]));
+                }
+            });
+        }
+    });
+    client.finish_with(Chunk::raw(Vec::new()));
+    while client.end().is_none() {
+        client.drain();
+    }
+    drop(client);
+    let bytes = reader.join().expect("the reader");
+    let bytes = bytes.strip_prefix(b"first ").expect("the first");
+    for thread in 0..threads {
+        let numbers = bytes.chunks(3).filter(|chunk| chunk[0] == thread);
+        let numbers = numbers.map(|chunk| u16::from_be_bytes([chunk[1], chunk[2]]));
+        assert!(numbers.eq(0..chunks), "{thread}");
+    }
+}
+
+#[test]
 fn a_full_outbox_refuses_and_keeps_its_count() {
     let (client, _theirs) = pair(LIMITS);
     congest(&client, LIMITS.chunks);

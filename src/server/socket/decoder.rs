@@ -156,3 +156,74 @@ impl Write for Inbound<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    const PONG: &[u8] = b"\x8A\x80\0\0\0\0";
+
+    fn pair() -> (Stream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let theirs = TcpStream::connect(address).expect("a connection");
+        let (ours, _) = listener.accept().expect("a connection");
+        (Stream::from(ours), theirs)
+    }
+
+    /// Sends these bytes and waits until they are read; the texts that are complete by then.
+    fn hear(
+        decoder: &mut Decoder,
+        (stream, theirs): &mut (Stream, TcpStream),
+        bytes: &[u8],
+    ) -> Vec<String> {
+        theirs.write_all(bytes).expect("written");
+        stream.set_nonblocking(true).expect("non-blocking");
+        let due = decoder.read + bytes.len() as u64;
+        let mut texts = Vec::new();
+        loop {
+            match decoder.next(stream) {
+                Heard::Text(text) => texts.push(text.as_str().to_owned()),
+                Heard::Pong => {}
+                Heard::Nothing if decoder.read < due => std::thread::yield_now(),
+                Heard::Nothing => return texts,
+                _ => panic!("neither a text nor a pong"),
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_is_kept_between_two_frames_and_nothing_lost_within_one() {
+        let mut pair = pair();
+        let mut decoder = Decoder::new(Vec::new(), 1 << 20);
+        let text = b"\x81\x85\0\0\0\0hello";
+        for cut in 0..=text.len() {
+            let mut texts = hear(&mut decoder, &mut pair, &text[..cut]);
+            let is_within = (1..text.len()).contains(&cut);
+            assert_eq!(decoder.context.is_some(), is_within, "{cut}");
+            texts.extend(hear(&mut decoder, &mut pair, &text[cut..]));
+            texts.extend(hear(&mut decoder, &mut pair, PONG));
+            assert!(decoder.context.is_none(), "{cut}");
+            assert_eq!(texts, ["hello"], "{cut}");
+        }
+        let twice = [PONG, text, text].concat();
+        assert_eq!(hear(&mut decoder, &mut pair, &twice), ["hello", "hello"]);
+        assert!(decoder.context.is_none());
+    }
+
+    #[test]
+    fn a_fragment_waits_for_the_next_whatever_comes_between() {
+        let mut pair = pair();
+        let mut decoder = Decoder::new(b"\x01\x83\0\0\0\0hel".to_vec(), 1 << 20);
+        assert!(hear(&mut decoder, &mut pair, PONG).is_empty());
+        let last = b"\x80\x82\0\0\0\0lo";
+        assert_eq!(hear(&mut decoder, &mut pair, last), ["hello"]);
+        // A length in more bytes than it needs looks the same.
+        let mut decoder = Decoder::new(Vec::new(), 1 << 20);
+        let long = b"\x81\xFE\0\x02\0\0\0\0hi\x81";
+        assert_eq!(hear(&mut decoder, &mut pair, long), ["hi"]);
+        assert_eq!(hear(&mut decoder, &mut pair, b"\x82\0\0\0\0ho"), ["ho"]);
+    }
+}
