@@ -55,7 +55,7 @@ pub(super) fn serve(door: &Door, stream: &Arc<Stream>, peer: SocketAddr, admitte
     // its stack that was ever touched, and most of them wait for their next message for ever.
     let mut ended = connection.run();
     if let Ended::Asked(asked) = ended {
-        ended = connection.subscribe(asked);
+        ended = connection.subscribe(*asked);
     }
     drop(connection);
     if let Ended::Subscribed(subscription) = ended {
@@ -309,18 +309,18 @@ impl<'a> Connection<'a> {
     }
 
     #[inline(never)]
-    fn subscribe(&mut self, asked: Box<Asked>) -> Ended<'a> {
+    fn subscribe(&mut self, asked: Asked) -> Ended<'a> {
         self.begin(asked)
             .unwrap_or_else(|problem| self.refuse(problem))
     }
 
-    fn begin(&mut self, asked: Box<Asked>) -> Result<Ended<'a>, Problem> {
+    fn begin(&mut self, asked: Asked) -> Result<Ended<'a>, Problem> {
         let Asked {
             head,
             kind,
             topic,
             peer,
-        } = *asked;
+        } = asked;
         let _counted = self.admitted.count(&peer)?;
         let early = std::mem::take(&mut self.incoming).into_rest();
         self.admitted.leave_http();

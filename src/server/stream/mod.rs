@@ -154,6 +154,10 @@ impl<'a> Session<'a> {
     }
 
     /// Serves it until its end.
+    #[expect(
+        clippy::boxed_local,
+        reason = "in the frame it would be a page of stack, of which none is given back"
+    )]
     pub(super) fn serve(mut self: Box<Self>) {
         let ended = self.run();
         self.registered.end(ended);
