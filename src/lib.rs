@@ -12,8 +12,8 @@
 //! | name | how many | what it does |
 //! |---|---|---|
 //! | `listener` | 1 | accepts on the one public port, enforces the connection limits, spawns `conn-N` |
-//! | `conn-N` | 1 per connection | reads whole requests; relays them to `rest`, at once or when there is what a long poll waits for, or becomes the session of a WebSocket or an event stream |
-//! | `rest` | 1 | tiny_http's request loop: routes and handlers; waits neither for a client nor for the disk |
+//! | `conn-N` | 1 per connection | reads whole requests; hands what publishes to the journal, relays the others to `rest`, at once or when there is what a long poll waits for, or becomes the session of a WebSocket or an event stream |
+//! | `rest` | 1 | tiny_http's request loop: routes and handlers of all that does not publish; waits neither for a client nor for the disk |
 //! | `query-N` | 2 | read history from the store for `rest` |
 //! | `journal` | 1 | the sequencer: takes all waiting drafts and states, commits them in one transaction, answers their publishers |
 //! | `broadcast` | 1 | takes committed batches in order, merges what waits into one chunk per channel, offers it to the subscribers |
@@ -27,18 +27,11 @@
 //!
 //! # A message's way
 //!
-//! `POST` → `conn-N` reads it whole ([`http`]) → relay → `rest` makes a draft of it → `journal`
-//! commits it with all others that wait, answers at the commit → `broadcast` offers the
+//! `POST` → `conn-N` reads it whole ([`http`]) and makes a draft of it → `journal` commits it with
+//! all others that wait and answers at the commit, into the client's socket → `broadcast` offers the
 //! encoded frame to every [`Client`](manager::Client) of the channel → it is written to the
 //! socket right there, or by whoever is writing to that. A socket that is full is left to its own
 //! thread.
-//!
-//! # What an idle connection costs
-//!
-//! Two pages of its thread's stack, one of which is mostly the thread's own, and 2 to 4 KiB of
-//! heap. A thread keeps each page that was ever touched, so what is done once in a connection's
-//! life is done in frames of its own (`inline(never)` in `server::connection`), not above those of
-//! the session. Buffers and the outbox are made when there is something to put into them.
 //!
 //! Many messages in one request are one submission: committed together or not at all, however
 //! small a batch is. A request with an `Idempotency-Key` is looked for by `journal` before, and
@@ -46,8 +39,19 @@
 //! count of its answer: whoever repeats it brings the rest of that answer along, and gets it
 //! again byte for byte. Two of one key are never in one batch, so the second finds the first.
 //!
+//! The journal looks for the next order for 150 µs before it sleeps, if the last one came as soon:
+//! waking a thread on an idle core costs 30 µs. `conn-N` sleeps until its client has sent something
+//! or the answer did not fit into the socket.
+//!
 //! A long poll (`GET /api/messages?since=…&wait=…`) waits on its connection's own thread, before
 //! it is relayed: registered with the [`manager`] first, then looked, then woken at the commit.
+//!
+//! # What an idle connection costs
+//!
+//! Two pages of its thread's stack, one of which is mostly the thread's own, and 2 to 4 KiB of
+//! heap. A thread keeps each page that was ever touched, so what is done once in a connection's
+//! life is done in frames of its own (`inline(never)` in `server::connection`), not above those of
+//! the session. Buffers and the outbox are made when there is something to put into them.
 //!
 //! # Who may do what
 //!
@@ -167,7 +171,8 @@
 //! | a subscriber's outbox | [`Limits::max_outbox_chunks`], [`Limits::max_outbox_bytes`], and as many answers as [`Limits::max_in_flight`] |
 //! | drafts waiting for the journal | [`Limits::max_queued_bytes`] and one read of each publisher |
 //! | frames waiting for the fan-out | [`Limits::max_fanout_bytes`] and one batch |
-//! | requests in hand, queries waiting | [`Limits::max_rest_requests`] |
+//! | requests in hand, queries waiting | [`Limits::max_rest_requests`]; what publishes: one of each connection |
+//! | answers that publishers do not take | what is left of one for each connection, until its write timeout |
 //! | states | [`Limits::max_feeds`], each [`Limits::max_body_bytes`], in memory (once more as an event, while event streams had it) and in the store |
 //! | a feed's slow subscriber | one state partly written, and the newest, which it shares with the feed; 128 KiB in the kernel |
 //! | states waiting for their fan-out | the newest of each feed, with those before it up to 64 KiB |
