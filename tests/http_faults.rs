@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use rustix::net::sockopt::set_socket_linger;
 use rustix::process::Resource;
+use serde_json::json;
 
 use common::{Http, Program, TestServer, Ws, eventually};
 
@@ -460,4 +461,44 @@ fn several_can_read_history_when_no_descriptor_is_left() {
             assert_eq!(response.status, 200, "{}", response.text());
         }
     }
+}
+
+#[test]
+fn a_publisher_that_reads_no_answers_delays_nobody_and_gets_all_of_them_in_order() {
+    const MESSAGES: usize = 60;
+    let server = TestServer::start_with(|config| {
+        config.limits.write_timeout = Duration::from_secs(120);
+    });
+    // The answers, which have the messages in them, are far more than a socket takes.
+    let padding = "x".repeat(200 << 10);
+    let mut stalled = server.http();
+    let mut sending = stalled.stream.try_clone().expect("the same socket");
+    let requests = (0..MESSAGES).map(|number| {
+        let content = format!("{number} {padding}");
+        post_sized(&json!({"channel_id": "big", "author": "ada", "content": content}).to_string())
+    });
+    let requests: Vec<String> = requests.collect();
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            for request in requests {
+                sending.write_all(request.as_bytes()).expect("it is read");
+            }
+        });
+        assert_eq!(stalled.stream.peek(&mut [0]).expect("an answer"), 1);
+        let start = Instant::now();
+        let mut quick = server.http();
+        for _ in 0..100 {
+            quick.publish("lab", "quick");
+        }
+        assert!(start.elapsed() < PROMPT, "{:?}", start.elapsed());
+        let mut last = 0;
+        for number in 0..MESSAGES {
+            let message = stalled.response(false).json()["message"].take();
+            let content = message["content"].as_str().expect("a content");
+            assert!(content.starts_with(&format!("{number} ")), "not {number}");
+            let id = message["id"].as_u64().expect("an id");
+            assert!(id > last, "{id} after {last}");
+            last = id;
+        }
+    });
 }

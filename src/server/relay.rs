@@ -27,8 +27,7 @@ pub(super) const DESCRIPTORS_PER_CONNECTION: usize = 3;
 /// Time for the REST thread to answer on a new connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Connections that publishers leave alone, so that the server can be asked how it is while
-/// every other request waits for a commit.
+/// Connections that are for reading alone.
 pub(super) const READ_CONNECTIONS: usize = 4;
 
 /// How many connections there are, of every kind.
@@ -119,8 +118,7 @@ impl Relay {
 
     /// Sends one request and returns the bytes of its answer, ready for the client.
     ///
-    /// Blocks until a connection is free and the handler has answered: for a message, until
-    /// it is committed or the commit has failed.
+    /// Blocks until a connection is free and the handler has answered.
     #[inline(never)]
     pub(super) fn exchange(
         &self,
