@@ -89,6 +89,7 @@ fn the_last_word_comes_behind_everything_that_waits() {
 fn there_is_no_outbox_until_a_chunk_has_to_wait() {
     let (client, _theirs) = pair(LIMITS);
     client.queue_reply(Chunk::raw(vec![b'x']));
+    client.drain();
     for _ in 0..100 {
         assert_eq!(client.offer(&Chunk::raw(vec![b'x'])), Offer::Taken);
         client.reply(Chunk::raw(vec![b'x']));
