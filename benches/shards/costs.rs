@@ -25,20 +25,20 @@ pub(crate) struct Costs {
     pub(crate) delivery_alone: f64,
 }
 
-/// On two cores of a shared machine, with Redis 7.0, Linux 6.18 and the databases on disk.
+/// Medians of four runs on two cores of a shared machine, with Redis 7.0, Linux 6.18 and the databases on disk.
 pub(crate) const RECORDED: Costs = Costs {
-    append: 59.6,
-    append_message: 2.4,
-    read: 10.0,
-    read_entry: 0.39,
+    append: 60.2,
+    append_message: 2.5,
+    read: 31.0,
+    read_entry: 0.42,
     entry_bytes: 330.0,
-    commit: 36.3,
-    commit_message: 3.2,
-    apply: 7.8,
-    apply_wall: 8.8,
-    publish: 29.5,
-    delivery: 0.13,
-    delivery_alone: 7.2,
+    commit: 36.0,
+    commit_message: 3.3,
+    apply: 7.4,
+    apply_wall: 6.3,
+    publish: 29.9,
+    delivery: 0.15,
+    delivery_alone: 7.0,
 };
 
 impl Costs {
