@@ -491,8 +491,9 @@ impl Client {
         let is_next = nothing_waits() && writer.is_idle() && !self.state_waits();
         if is_next {
             let left = writer.write_first(&self.stream, chunk);
-            if left > 0 {
-                self.queued_bytes.fetch_add(left, Ordering::Relaxed);
+            self.queued_bytes.fetch_add(left, Ordering::Relaxed);
+            // What TLS has taken may be beside the socket, not in it.
+            if left > 0 || self.stream.has_unsent() {
                 self.write_out(&mut writer);
             }
         }
