@@ -132,7 +132,7 @@ pub(super) fn get_channels(api: &Arc<Api>, call: Call) {
             }
         }
         let (channels, details) = known.into_iter().unzip();
-        let nodes = others.map(|others| others.nodes + 1);
+        let nodes = of_all.then(|| 1 + others.map_or(0, |others| others.nodes));
         Ok(json_body(&Channels {
             channels,
             details,
@@ -153,7 +153,7 @@ struct Channels {
 /// Whether the subscribers of all nodes are to be counted.
 ///
 /// # Errors
-/// 422 when there are no others, 503 when they cannot be asked now.
+/// 422 when it says neither, 503 when the others cannot be asked now.
 fn asks_for_all(api: &Api, query: &[(String, String)]) -> Result<bool, Problem> {
     let Some((_, value)) = query.iter().rev().find(|(name, _)| name == "cluster") else {
         return Ok(false);
@@ -167,10 +167,8 @@ fn asks_for_all(api: &Api, query: &[(String, String)]) -> Result<bool, Problem> 
                 Err(Problem::unavailable(detail, RETRY_AFTER))
             }
         },
-        ("1", None) => {
-            let detail = "`cluster`: this server is by itself (--backplane)";
-            Err(Problem::field("cluster", detail.to_owned()))
-        }
+        // A server by itself is all there are.
+        ("1", None) => Ok(true),
         _ => {
             let detail = format!("`cluster` must be 0 or 1, not {value:?}");
             Err(Problem::field("cluster", detail))
