@@ -98,3 +98,26 @@ fn a_request_that_is_being_read_when_the_server_stops_hears_that_it_is_draining(
         assert!(http.closed());
     });
 }
+
+#[test]
+fn what_was_sent_on_an_answer_that_kept_the_connection_is_answered() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let mut program = Program::start(&dir.path().join("test.db"), &["--drain", "60s"]);
+    let mut clients: Vec<Http> = (0..20).map(|_| program.http()).collect();
+    let body = r#"{"channel_id": "lab", "author": "test", "content": "x"}"#;
+    for http in &mut clients {
+        http.publish("lab", "x");
+        http.send(format!(
+            "POST /api/messages HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+             Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        ));
+    }
+    program.signal(Signal::TERM);
+    for http in &mut clients {
+        let answer = http.response(false);
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        assert!(http.closed());
+    }
+    assert_eq!(program.wait().code(), Some(0));
+}

@@ -24,6 +24,10 @@ use crate::usage::Usage;
 /// How long a refused client may go on sending before its connection is cut.
 const LINGER: Duration = Duration::from_secs(1);
 
+/// How long a stopping server waits for a request after one that it answered without saying that
+/// it was the last: no longer than it takes to find what has arrived.
+const LAST_LOOK: Duration = Duration::from_millis(1);
+
 /// What every connection works with.
 pub(super) struct Door {
     pub(super) limits: Limits,
@@ -143,6 +147,7 @@ impl<'a> Connection<'a> {
                 limits.max_head_bytes,
             ) {
                 Ok(Received::Head(head)) => head,
+                Ok(Received::Nothing) if self.admitted.is_stopping() => return Ended::Unread,
                 Ok(Received::Nothing) => return Ended::Gone,
                 Err(problem) => return self.refuse(problem),
             };
@@ -174,10 +179,16 @@ impl<'a> Connection<'a> {
             if let Err(ended) = written {
                 return ended;
             }
-            if !self.admitted.end_request() || !keep_alive {
+            let is_stopping = !self.admitted.end_request();
+            if !keep_alive {
                 return Ended::Unread;
             }
-            idle = limits.idle_timeout;
+            // The client may have sent its next request on this answer.
+            idle = if is_stopping {
+                LAST_LOOK
+            } else {
+                limits.idle_timeout
+            };
         }
     }
 
