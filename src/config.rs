@@ -151,6 +151,17 @@ pub struct Backplane {
     /// `rediss://` for TLS, which needs the cargo feature `tls`, too; `unix:PATH` for a socket.
     pub url: String,
 
+    /// Certificates in PEM of those who sign Redis'; read once, at the start.
+    ///
+    /// Default none: the system's.
+    pub cacert: Option<PathBuf>,
+
+    /// The certificate that a Redis is shown that asks for one (`tls-auth-clients`), those that
+    /// signed it, and its private key, in one file in PEM; read once, at the start.
+    ///
+    /// Default none.
+    pub cert: Option<PathBuf>,
+
     /// The key of the stream. Further keys begin with it in braces, `{threadcast}:`, so that
     /// all are on one node of a Redis Cluster.
     ///
@@ -175,6 +186,8 @@ impl Backplane {
     pub fn new(url: impl Into<String>) -> Self {
         Self {
             url: url.into(),
+            cacert: None,
+            cert: None,
             key: "threadcast".to_owned(),
             keep: 1_000_000,
             timeout: Duration::from_secs(5),
@@ -186,6 +199,8 @@ impl fmt::Debug for Backplane {
     /// Without the address, which may have a password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Backplane")
+            .field("cacert", &self.cacert)
+            .field("cert", &self.cert)
             .field("key", &self.key)
             .field("keep", &self.keep)
             .field("timeout", &self.timeout)

@@ -8,45 +8,11 @@
 mod common;
 
 use std::path::Path;
-use std::process::Stdio;
 
-use common::cli::{Client, threadcast};
-use common::cluster::{Cluster, Node, try_publish};
+use common::cli::threadcast;
+use common::cluster::{Cluster, Node, assert_says, refused, try_publish};
 use common::eventually;
 use common::redis::{Redis, Reply, pretend};
-
-/// Starts a node that must not start; returns what it says.
-#[track_caller]
-fn refused(database: &Path, url: &str, flags: &[&str]) -> String {
-    let mut command = threadcast(&["serve", "--listen", "127.0.0.1:0", "--backplane", url]);
-    command.arg("--db").arg(database).args(flags);
-    command.stdin(Stdio::null());
-    let (client, stdout) = Client::spawn(command);
-    let (code, _, errors) = client.end();
-    drop(stdout);
-    let said: Vec<_> = errors
-        .into_iter()
-        .filter(|line| !line.contains(" INFO "))
-        .collect();
-    assert_eq!(code, Some(1), "{said:?}");
-    let [sentence] = &said[..] else {
-        panic!("not one sentence: {said:?}");
-    };
-    sentence.clone()
-}
-
-/// Has these words in it, and no others' secrets.
-#[track_caller]
-fn assert_says(sentence: &str, words: &[&str]) {
-    let lower = sentence.to_lowercase();
-    for word in words {
-        assert!(
-            lower.contains(&word.to_lowercase()),
-            "{word:?} is not in {sentence:?}"
-        );
-    }
-    assert!(!sentence.contains("s3cret"), "a password: {sentence:?}");
-}
 
 #[test]
 fn a_wrong_password_or_none_is_said_and_the_right_one_is_taken() {

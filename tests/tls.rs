@@ -14,6 +14,7 @@ use std::thread;
 use std::time::Duration;
 
 use common::cli::{Client, threadcast};
+use common::identity::{Identity, Tunnel, plain};
 use common::{DEADLINE, Http, Program, TestServer, Ws, eventually};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustix::net::sockopt::set_socket_recv_buffer_size;
@@ -26,8 +27,6 @@ use threadcast::config::{Config, Database, Tls};
 use threadcast::{Error, Server};
 use tungstenite::Message;
 use tungstenite::protocol::{Role, WebSocket};
-
-type Tunnel = StreamOwned<ClientConnection, TcpStream>;
 
 #[test]
 fn rest_works_over_https_with_many_requests_on_one_connection_and_large_bodies_both_ways() {
@@ -486,85 +485,6 @@ fn the_start_up_line_and_its_curl_example_say_https() {
     );
 }
 
-/// A server's certificate, signed over an intermediate by an authority that its clients know.
-struct Identity {
-    dir: TempDir,
-    client: Arc<ClientConfig>,
-}
-
-impl Identity {
-    fn new() -> Self {
-        let authority = |name: &str| {
-            let mut params = CertificateParams::new([]).expect("parameters");
-            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-            params
-                .distinguished_name
-                .push(rcgen::DnType::CommonName, name);
-            (params, KeyPair::generate().expect("a key"))
-        };
-        let (params, key) = authority("root");
-        let root = params.self_signed(&key).expect("a certificate");
-        let issuer = Issuer::new(params, key);
-        let (params, key) = authority("intermediate");
-        let intermediate = params.signed_by(&key, &issuer).expect("a certificate");
-        let issuer = Issuer::new(params, key);
-        let key = KeyPair::generate().expect("a key");
-        let leaf = CertificateParams::new(["localhost".to_owned()])
-            .and_then(|params| params.signed_by(&key, &issuer))
-            .expect("a certificate");
-
-        let dir = tempfile::tempdir().expect("a directory");
-        fs::write(dir.path().join("root.pem"), root.pem()).expect("a file");
-        let chain = leaf.pem() + &intermediate.pem();
-        fs::write(dir.path().join("cert.pem"), chain).expect("a file");
-        let path = dir.path().join("key.pem");
-        fs::write(&path, key.serialize_pem()).expect("a file");
-        fs::set_permissions(path, Permissions::from_mode(0o600)).expect("a mode");
-        Self {
-            dir,
-            client: client(root.der()),
-        }
-    }
-
-    /// The files with the certificate and the key.
-    fn tls(&self) -> [PathBuf; 2] {
-        ["cert.pem", "key.pem"].map(|name| self.dir.path().join(name))
-    }
-
-    /// The file with the certificate of whoever signed.
-    fn root(&self) -> String {
-        let path = self.dir.path().join("root.pem");
-        path.to_str().expect("text").to_owned()
-    }
-
-    /// A connection that shakes hands at the first read or write.
-    fn connect(&self, address: SocketAddr) -> Tunnel {
-        let name = ServerName::try_from("localhost").expect("a name");
-        let connection = ClientConnection::new(Arc::clone(&self.client), name).expect("a client");
-        StreamOwned::new(connection, plain(address))
-    }
-
-    fn open(&self, address: SocketAddr, path: &str) -> Ws<Tunnel> {
-        Ws::over(self.connect(address), path)
-    }
-
-    fn subscribe(&self, address: SocketAddr, channel: &str) -> Ws<Tunnel> {
-        self.open(address, &format!("/api/ws/{channel}"))
-    }
-}
-
-fn client(root: &CertificateDer<'static>) -> Arc<ClientConfig> {
-    let mut roots = RootCertStore::empty();
-    roots.add(root.clone()).expect("a root");
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("versions that there are")
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Arc::new(config)
-}
-
 /// The program's own client commands know a server by the certificates that they are given, or
 /// the system has, and by its name.
 #[test]
@@ -635,13 +555,6 @@ fn start(change: impl FnOnce(&mut Config)) -> (TestServer, Identity) {
         change(config);
     });
     (server, identity)
-}
-
-fn plain(address: SocketAddr) -> TcpStream {
-    let stream = TcpStream::connect(address).expect("the server accepts");
-    stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
-    stream.set_nodelay(true).expect("nodelay");
-    stream
 }
 
 /// The ids of so many messages.

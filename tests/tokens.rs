@@ -345,16 +345,6 @@ fn a_pipe_in_place_of_the_tokens_file_holds_nothing_up() {
     refused(&["--listen", "127.0.0.1:0", "--tokens", path(&tokens.path)]);
 }
 
-#[test]
-fn sighup_ends_a_server_that_has_nothing_to_read_anew() {
-    let dir = tempfile::tempdir().expect("a temporary directory");
-    let mut program = Program::start(&dir.path().join("test.db"), &[]);
-    let mut ws = program.subscribe("lab");
-    program.signal(Signal::HUP);
-    assert_eq!(ws.close_code(), Some(1001));
-    assert_eq!(program.wait().code(), Some(0));
-}
-
 /// The code of the close frame behind whatever messages come before it.
 fn until_closed(ws: &mut Ws) -> Option<u16> {
     loop {

@@ -115,9 +115,8 @@ impl Appender {
                 Ok(outcome) => return outcome,
                 Err((failure, was_sent)) => {
                     self.connection = None;
-                    if let (Failure::Refused { .. } | Failure::Password, None, false) =
-                        (&failure, &lost, was_sent)
-                    {
+                    let is_lost = matches!(failure, Failure::Lost(_));
+                    if !is_lost && lost.is_none() && !was_sent {
                         return Outcome::Refused(failure.reason());
                     }
                     if was_sent {

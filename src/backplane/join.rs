@@ -54,7 +54,7 @@ impl Backplane {
                  write --backplane redis://USER:PASSWORD@HOST:PORT (THREADCAST_BACKPLANE keeps it off the command line)",
                 self.address()
             )),
-            other => other.into(),
+            other => self.refusal(other),
         })?;
         self.check_version(&mut connection)?;
         let position = own.mark.position;
@@ -127,6 +127,13 @@ impl Backplane {
         ))
     }
 
+    fn refusal(&self, failure: Failure) -> Refusal {
+        match failure {
+            Failure::Distrust(reason) => self.fatal(&reason),
+            other => other.into(),
+        }
+    }
+
     fn check_version(&self, connection: &mut Connection) -> Result<(), Refusal> {
         let info = match connection.run("INFO", &[b"server"]) {
             Ok(info) => info,
@@ -137,7 +144,8 @@ impl Backplane {
                     "the password is missing; write --backplane redis://USER:PASSWORD@HOST:PORT",
                 ));
             }
-            Err(failure) => return Err(failure.into()),
+            // TLS may have been so far without a look at this side's certificate.
+            Err(failure) => return Err(self.refusal(failure)),
         };
         let text = info.text().unwrap_or_default();
         let version = text

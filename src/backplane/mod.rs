@@ -85,7 +85,7 @@ impl Backplane {
     /// # Errors
     /// [`Error::Config`].
     pub(crate) fn new(config: &config::Backplane) -> Result<Self> {
-        let remote = Remote::parse(&config.url).map_err(Error::Config)?;
+        let remote = Remote::new(config).map_err(Error::Config)?;
         if config.key.is_empty() || config.key.contains(['{', '}']) {
             return Err(Error::Config(
                 "--backplane-key must be a name without braces".to_owned(),
@@ -150,6 +150,9 @@ pub(crate) enum Failure {
     Lost(String),
     /// The password is wrong or missing.
     Password,
+    /// One of the two does not accept the other's certificate: nothing was done.
+    #[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "only TLS has them"))]
+    Distrust(String),
     /// Redis has refused it and done nothing.
     Refused {
         /// The error's first word, as `WRONGTYPE`.
@@ -167,7 +170,9 @@ impl Failure {
     /// In words.
     pub(crate) fn reason(&self) -> String {
         match self {
-            Self::Lost(reason) | Self::Refused { reason, .. } => reason.clone(),
+            Self::Lost(reason) | Self::Distrust(reason) | Self::Refused { reason, .. } => {
+                reason.clone()
+            }
             Self::Password => "the password is wrong or missing".to_owned(),
         }
     }

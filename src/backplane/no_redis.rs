@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{Failure, Reply};
+use crate::config;
 
 /// Nothing is one.
 #[derive(Clone)]
@@ -14,7 +15,7 @@ pub(crate) enum Connection {}
 impl Remote {
     /// # Errors
     /// Always.
-    pub(crate) fn parse(_: &str) -> Result<Self, String> {
+    pub(crate) fn new(_: &config::Backplane) -> Result<Self, String> {
         Err("this build has no backplane (--backplane); \
              build with `cargo build --release --features redis`"
             .to_owned())

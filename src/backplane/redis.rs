@@ -1,12 +1,16 @@
 //! The wire to Redis or Valkey: the only file that knows the `redis` crate.
 
 use std::time::Duration;
+#[cfg(feature = "tls")]
+use std::{fs, path::Path};
 
 use ::redis::{
-    Client, ConnectionAddr, ConnectionLike, ErrorKind, ProtocolVersion, RedisError, Value,
+    Client, ConnectionAddr, ConnectionInfo, ConnectionLike, ErrorKind, ProtocolVersion, RedisError,
+    Value,
 };
 
 use super::{Failure, Reply};
+use crate::config;
 
 /// Where Redis is, and as whom to go there.
 #[derive(Clone)]
@@ -18,11 +22,12 @@ pub(crate) struct Remote {
 pub(crate) struct Connection(::redis::Connection);
 
 impl Remote {
-    /// Reads a URL.
+    /// Reads the URL, and the files for TLS.
     ///
     /// # Errors
     /// A sentence that says what is wrong; it never has the password.
-    pub(crate) fn parse(url: &str) -> Result<Self, String> {
+    pub(crate) fn new(config: &config::Backplane) -> Result<Self, String> {
+        let url = config.url.as_str();
         let form = "write redis://HOST:PORT, redis://USER:PASSWORD@HOST:PORT/DATABASE or rediss://… for TLS";
         let is_tls = url.starts_with("rediss:") || url.starts_with("valkeys:");
         if is_tls && !cfg!(feature = "tls") {
@@ -40,8 +45,13 @@ impl Remote {
         let settings = settings
             .set_protocol(ProtocolVersion::RESP2)
             .set_skip_set_lib_name();
-        let client = Client::open(info.set_redis_settings(settings))
-            .map_err(|_| format!("--backplane is no address of a Redis server; {form}"))?;
+        let info = info.set_redis_settings(settings);
+        if !is_tls && (config.cacert.is_some() || config.cert.is_some()) {
+            return Err(
+                "--backplane-cacert and --backplane-cert are for rediss:// only".to_owned(),
+            );
+        }
+        let client = open(info, config)?;
         Ok(Self { client })
     }
 
@@ -64,6 +74,54 @@ impl Remote {
         connection.set_write_timeout(Some(patience))?;
         Ok(Connection(connection))
     }
+}
+
+#[cfg(not(feature = "tls"))]
+fn open(info: ConnectionInfo, _: &config::Backplane) -> Result<Client, String> {
+    Client::open(info).map_err(|error| format!("--backplane: {error}"))
+}
+
+/// Knows Redis by the certificates that are asked for, and shows the node's own.
+#[cfg(feature = "tls")]
+fn open(info: ConnectionInfo, config: &config::Backplane) -> Result<Client, String> {
+    use ::redis::{ClientTlsConfig, TlsCertificates};
+
+    let root_cert = pem("--backplane-cacert", config.cacert.as_deref(), false)?;
+    let own = pem("--backplane-cert", config.cert.as_deref(), true)?;
+    if root_cert.is_none() && own.is_none() {
+        return Client::open(info).map_err(|error| format!("--backplane: {error}"));
+    }
+    let client_tls = own.map(|pem| ClientTlsConfig {
+        client_cert: pem.clone(),
+        client_key: pem,
+    });
+    let certificates = TlsCertificates {
+        client_tls,
+        root_cert,
+    };
+    Client::build_with_tls(info, certificates)
+        .map_err(|error| format!("--backplane-cacert or --backplane-cert: {error}"))
+}
+
+/// A file, once it is sure that what is looked for is in it: what is missing is no error to
+/// `redis`.
+#[cfg(feature = "tls")]
+fn pem(flag: &str, path: Option<&Path>, has_key: bool) -> Result<Option<Vec<u8>>, String> {
+    use rustls::pki_types::pem::PemObject;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+    let Some(path) = path else {
+        return Ok(None);
+    };
+    let wrong = |what: String| format!("{flag} {}: {what}", path.display());
+    let pem = fs::read(path).map_err(|error| wrong(error.to_string()))?;
+    CertificateDer::from_pem_slice(&pem)
+        .map_err(|error| wrong(format!("no certificate in PEM in it: {error}")))?;
+    if has_key {
+        PrivateKeyDer::from_pem_slice(&pem)
+            .map_err(|error| wrong(format!("no private key in PEM in it: {error}")))?;
+    }
+    Ok(Some(pem))
 }
 
 impl Connection {
@@ -107,6 +165,10 @@ impl From<RedisError> for Failure {
         if is_password {
             return Self::Password;
         }
+        #[cfg(feature = "tls")]
+        if let Some(reason) = distrust(&error) {
+            return Self::Distrust(reason);
+        }
         match error.kind() {
             ErrorKind::Server(_) | ErrorKind::Extension => Self::Refused {
                 code: code.to_owned(),
@@ -115,7 +177,33 @@ impl From<RedisError> for Failure {
                     None => error.to_string(),
                 },
             },
+            // The system's words for it are that a resource is unavailable.
+            _ if error.is_timeout() => Self::Lost("no answer in time".to_owned()),
             _ => Self::Lost(error.to_string()),
         }
+    }
+}
+
+/// Why TLS with this Redis cannot come about, if that is what is wrong.
+#[cfg(feature = "tls")]
+fn distrust(error: &RedisError) -> Option<String> {
+    use rustls::Error as Tls;
+    use std::error::Error;
+    use std::{io, sync::Arc};
+
+    // What `redis` keeps of an error of the socket.
+    let kept = error
+        .source()?
+        .downcast_ref::<Arc<dyn Error + Send + Sync>>()?;
+    let within = kept.downcast_ref::<io::Error>()?.get_ref()?;
+    let wrong = within.downcast_ref::<Tls>()?;
+    match wrong {
+        Tls::InvalidCertificate(_) => Some(format!(
+            "{wrong}; --backplane-cacert names those who sign its certificate"
+        )),
+        Tls::AlertReceived(_) => Some(format!(
+            "{wrong}; --backplane-cert names the certificate that it wants to see"
+        )),
+        _ => None,
     }
 }

@@ -126,6 +126,14 @@ struct BackplaneFlags {
     )]
     backplane: Option<String>,
 
+    /// Certificates in PEM of those who sign Redis', if not the system's
+    #[arg(long, env = "THREADCAST_BACKPLANE_CACERT", value_name = "FILE")]
+    backplane_cacert: Option<PathBuf>,
+
+    /// Certificate and private key, both in this file in PEM, for a Redis that asks for one
+    #[arg(long, env = "THREADCAST_BACKPLANE_CERT", value_name = "FILE")]
+    backplane_cert: Option<PathBuf>,
+
     /// Key of the stream, and what other keys begin with
     #[arg(
         long,
@@ -147,6 +155,8 @@ struct BackplaneFlags {
 impl BackplaneFlags {
     fn backplane(self) -> Option<Backplane> {
         let mut backplane = Backplane::new(self.backplane?);
+        backplane.cacert = self.backplane_cacert;
+        backplane.cert = self.backplane_cert;
         backplane.key = self.backplane_key;
         backplane.keep = self.backplane_keep as u64;
         backplane.timeout = self.backplane_timeout;

@@ -2,11 +2,13 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::{NamedTempFile, TempDir};
 
+use super::cli::{Client, threadcast};
 use super::gate::Gate;
 use super::redis::Redis;
 use super::{Http, Program, Response, Ws, eventually};
@@ -228,4 +230,37 @@ pub fn publish_many(http: &mut Http, channel: &str, count: usize) -> u64 {
         left -= some;
     }
     last
+}
+
+/// Starts a node that must not start; returns what it says.
+#[track_caller]
+pub fn refused(database: &Path, url: &str, flags: &[&str]) -> String {
+    let mut command = threadcast(&["serve", "--listen", "127.0.0.1:0", "--backplane", url]);
+    command.arg("--db").arg(database).args(flags);
+    command.stdin(Stdio::null());
+    let (client, stdout) = Client::spawn(command);
+    let (code, _, errors) = client.end();
+    drop(stdout);
+    let said: Vec<_> = errors
+        .into_iter()
+        .filter(|line| !line.contains(" INFO "))
+        .collect();
+    assert_eq!(code, Some(1), "{said:?}");
+    let [sentence] = &said[..] else {
+        panic!("not one sentence: {said:?}");
+    };
+    sentence.clone()
+}
+
+/// Has these words in it, and no others' secrets.
+#[track_caller]
+pub fn assert_says(sentence: &str, words: &[&str]) {
+    let lower = sentence.to_lowercase();
+    for word in words {
+        assert!(
+            lower.contains(&word.to_lowercase()),
+            "{word:?} is not in {sentence:?}"
+        );
+    }
+    assert!(!sentence.contains("s3cret"), "a password: {sentence:?}");
 }

@@ -8,6 +8,8 @@ pub mod cli;
 pub mod cluster;
 pub mod exposition;
 pub mod gate;
+#[cfg(feature = "tls")]
+pub mod identity;
 pub mod proxy;
 pub mod redis;
 pub mod resp;

@@ -10,6 +10,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use super::DEADLINE;
+#[cfg(feature = "tls")]
+use super::identity::Identity;
 pub use super::resp::{Connection, Reply};
 use super::system::{own_address, skipped};
 
@@ -40,14 +42,42 @@ impl Redis {
         Some(redis)
     }
 
+    /// One that speaks TLS on another port, too, with a certificate of its own, and wants to see
+    /// one of its clients, signed by these.
+    #[cfg(feature = "tls")]
+    pub fn start_tls(clients: &Identity) -> Option<(Self, TlsPort)> {
+        let address = free_address();
+        let port = TcpListener::bind((address.ip(), 0)).and_then(|free| free.local_addr());
+        let port = port.expect("a free port").port();
+        let identity = Identity::of(&address.ip().to_string());
+        let [cert, key] = identity.tls().map(|path| path.display().to_string());
+        let redis = Self::start_at(
+            address,
+            &[
+                "--tls-port",
+                &port.to_string(),
+                "--tls-cert-file",
+                &cert,
+                "--tls-key-file",
+                &key,
+                "--tls-ca-cert-file",
+                &clients.root(),
+            ],
+        )?;
+        let url = format!("rediss://{}:{port}", address.ip());
+        Some((redis, TlsPort { url, identity }))
+    }
+
     fn start_with(config: &[&str]) -> Option<Self> {
+        Self::start_at(free_address(), config)
+    }
+
+    fn start_at(address: SocketAddr, config: &[&str]) -> Option<Self> {
         let installed = Command::new("redis-server").arg("--version").output();
         if !installed.is_ok_and(|run| run.status.success()) {
             skipped("there is no redis-server");
             return None;
         }
-        let free = TcpListener::bind((own_address(), 0)).and_then(|free| free.local_addr());
-        let address = free.expect("a free port");
         let config: Vec<_> = config.iter().map(|&text| text.to_owned()).collect();
         let dir = tempfile::tempdir().expect("a temporary directory");
         let child = spawn(address, &config, &dir);
@@ -133,6 +163,18 @@ impl Drop for Redis {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// Where a Redis speaks TLS, and by what it is known.
+#[cfg(feature = "tls")]
+pub struct TlsPort {
+    pub url: String,
+    pub identity: Identity,
+}
+
+fn free_address() -> SocketAddr {
+    let free = TcpListener::bind((own_address(), 0)).and_then(|free| free.local_addr());
+    free.expect("a free port")
 }
 
 /// Starts one; returns when it answers, its data read.
