@@ -6,23 +6,19 @@ mod common;
 
 use std::fs::{self, Permissions};
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
 use common::cli::{Client, threadcast};
 use common::identity::{Identity, Tunnel, plain};
 use common::{DEADLINE, Http, Program, TestServer, Ws, eventually};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustix::net::sockopt::set_socket_recv_buffer_size;
 use rustix::process::Signal;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{AlertDescription, ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use rustls::AlertDescription;
 use serde_json::{Value, json};
-use tempfile::TempDir;
 use threadcast::config::{Config, Database, Tls};
 use threadcast::{Error, Server};
 use tungstenite::Message;
