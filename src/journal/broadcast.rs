@@ -21,6 +21,9 @@ use crate::usage::Usage;
 /// Bytes after which a channel's frames go out as one chunk; more follow in the next.
 const MAX_CHUNK_BYTES: usize = 64 << 10;
 
+/// Clients whose memory is asked for at once. Sending to so many leaves it in the cache.
+const BLOCK: usize = 16;
+
 /// The journal's end of the queue. Bounded by bytes.
 pub(super) struct Broadcast {
     frames: Sender<Vec<(Channel, MessageFrame)>>,
@@ -160,17 +163,20 @@ impl FanOut {
 
     fn offer_chunk(&self, channel: &Channel, clients: &Clients, part: &Part) {
         let (mut taken, mut fell_behind) = (0, 0);
-        for client in clients.iter() {
-            match client.offer_messages(&part.chunk, part.ids) {
-                Offer::Taken => taken += 1,
-                Offer::Left => {}
-                Offer::Full => {
-                    fell_behind += 1;
-                    log::debug!(
-                        "client {} from {} falls behind: its outbox is full",
-                        client.id,
-                        client.peer
-                    );
+        for block in clients.chunks(BLOCK) {
+            block.iter().for_each(|client| client.warm_up());
+            for client in block {
+                match client.offer_messages(&part.chunk, part.ids) {
+                    Offer::Taken => taken += 1,
+                    Offer::Left => {}
+                    Offer::Full => {
+                        fell_behind += 1;
+                        log::debug!(
+                            "client {} from {} falls behind: its outbox is full",
+                            client.id,
+                            client.peer
+                        );
+                    }
                 }
             }
         }

@@ -317,3 +317,8 @@ fn over_tls_a_client_is_congested_until_all_is_in_the_socket_and_only_then_has_s
     assert_eq!(client.stalled_for(), Duration::ZERO);
     assert!(reader.join().expect("the reader").ends_with(b"xlast"));
 }
+
+#[test]
+fn what_a_delivery_looks_at_lies_side_by_side() {
+    assert!(std::mem::offset_of!(Client, id) <= 128);
+}
