@@ -52,6 +52,7 @@ impl Acceptor {
 
     /// Makes the handshake, which must end before the deadline however its bytes drip in.
     /// Blocks until then at most.
+    #[inline(never)]
     pub(crate) fn accept(&self, stream: &Stream, deadline: Instant) -> Result<(), Refused> {
         if first_byte(stream, deadline).map_err(Refused::Failed)? != HANDSHAKE {
             return Err(Refused::NotTls);

@@ -18,6 +18,8 @@ use rustls::{ServerConfig, ServerConnection};
 const MAX_UNSENT: usize = 64 << 10;
 
 /// The state of one connection's TLS.
+///
+/// What reads and writes is never inlined: a plain connection's stack needs no room for it.
 #[derive(Debug)]
 pub(super) struct Session {
     connection: Mutex<ServerConnection>,
@@ -44,6 +46,7 @@ impl Session {
     }
 
     /// Blocks until the handshake is made, until the deadline at most.
+    #[inline(never)]
     pub(super) fn handshake(&self, socket: &TcpStream, deadline: Instant) -> io::Result<()> {
         while self.lock().is_handshaking() {
             wait(socket, true, self.has_unsent(), Some(deadline))?;
@@ -58,6 +61,7 @@ impl Session {
         Ok(())
     }
 
+    #[inline(never)]
     pub(super) fn read(&self, socket: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
         let deadline = self.read_timeout.deadline();
         loop {
@@ -108,6 +112,7 @@ impl Session {
         Ok(received)
     }
 
+    #[inline(never)]
     pub(super) fn write(&self, socket: &TcpStream, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         self.flush(socket)?;
         let taken = self.lock().writer().write_vectored(slices)?;
@@ -119,6 +124,7 @@ impl Session {
         Ok(taken)
     }
 
+    #[inline(never)]
     pub(super) fn flush(&self, socket: &TcpStream) -> io::Result<()> {
         loop {
             match self.push(socket) {
@@ -135,6 +141,7 @@ impl Session {
         }
     }
 
+    #[inline(never)]
     pub(super) fn push(&self, socket: &TcpStream) -> io::Result<usize> {
         send(&mut self.lock(), socket)
     }
@@ -148,6 +155,7 @@ impl Session {
     }
 
     /// Says that this is the end, if there is somebody to say it to and it was not said yet.
+    #[inline(never)]
     pub(super) fn close(&self, socket: &TcpStream) {
         let mut connection = self.lock();
         if !connection.is_handshaking() {
