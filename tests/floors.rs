@@ -79,7 +79,7 @@ fn only_their_rooms_know_the_big_dependencies() {
         ("tungstenite", &["server::socket", "bench", "client"]),
         ("redis", &["backplane"]),
         ("clap", &["cli", "bench"]),
-        ("rustls", &["stream", "client"]),
+        ("rustls", &["stream", "client", "backplane::redis"]),
         ("signal_hook", &["cli"]),
         ("listenfd", &["cli"]),
         ("clap_complete", &["cli"]),
