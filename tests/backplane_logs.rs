@@ -11,8 +11,9 @@ use std::thread;
 
 use common::cli::{Client, threadcast};
 use common::cluster::{Cluster, Node, contents, id, try_publish};
-use common::eventually;
+use common::gate::Gate;
 use common::redis::Redis;
+use common::{Program, eventually};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -180,4 +181,36 @@ fn whatever_is_in_a_message_is_the_same_on_all_nodes() {
             assert_eq!(of_node()["data"], *state);
         }
     }
+}
+
+#[test]
+fn a_first_node_that_is_killed_while_its_log_begins_knows_it_again() {
+    let Some(redis) = Redis::start() else { return };
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let database = dir.path().join("first.db");
+    let single = Program::start(&database, &[]);
+    for content in ["1", "2", "3"] {
+        single.http().publish("lab", content);
+    }
+    drop(single);
+    let gate = Gate::before(redis.address);
+    gate.close_instead_of_answering("Begins a log");
+    let mut first = Node::start_at(database, &format!("redis://{}", gate.address), &[]);
+    assert_eq!(gate.lost(), 1);
+    assert!(!first.is_connected());
+    first.kill();
+    gate.open();
+    first.restart();
+    first.await_connected();
+    assert_eq!(contents(&first.history()), ["1", "2", "3"]);
+    assert_eq!(first.publish("lab", "4"), 4);
+    let second = Node::start(dir.path().join("second.db"), &redis, &[]);
+    second.await_head(4);
+    assert_eq!(second.publish("lab", "5"), 5);
+    first.await_head(5);
+    // Further starts are those of any node.
+    first.kill();
+    first.restart();
+    first.await_connected();
+    assert_eq!(contents(&first.history()), ["1", "2", "3", "4", "5"]);
 }

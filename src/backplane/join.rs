@@ -102,22 +102,27 @@ impl Backplane {
     }
 
     fn check_identity(&self, found: &str, own: &Own<'_>) -> Result<(), Refusal> {
-        let identity = &own.mark.identity;
+        let mark = own.mark;
         let stream = &self.keys.stream;
-        if !identity.is_empty() && found != identity {
+        if mark.has_joined() && found != mark.identity {
             return Err(self.fatal(&format!(
                 "it has another log than this database was in; take the database of that log \
                  or a new one with --db, or another key with --backplane-key (now {stream:?})"
             )));
         }
         // Without one it begins a log of the name that it takes for its own.
-        if identity.is_empty() && own.has_content && found != &*self.node {
+        if !mark.has_joined() && own.has_content && found != self.own_identity(mark) {
             return Err(self.fatal(&format!(
                 "this database has messages of its own, and Redis has another log, of other nodes; \
                  take a new database with --db, or another key with --backplane-key (now {stream:?})"
             )));
         }
         Ok(())
+    }
+
+    /// Of a log that this node begins.
+    fn own_identity<'a>(&'a self, mark: &'a LogMark) -> &'a str {
+        mark.intended().unwrap_or(&self.node)
     }
 
     fn fatal(&self, what: &str) -> Refusal {
@@ -203,11 +208,10 @@ impl Backplane {
     /// Begins a log where this node is, or, if it was in one that is gone, well behind that.
     fn create(&self, connection: &mut Connection, own: &Own<'_>) -> Result<(), Refusal> {
         let position = own.mark.position;
-        let mut identity = &*own.mark.identity;
+        let mut identity = self.own_identity(own.mark);
         let mut first = position.next_step();
-        if identity.is_empty() {
-            identity = &self.node;
-        } else {
+        if own.mark.has_joined() {
+            identity = &own.mark.identity;
             log::warn!(
                 "the backplane {} has no log any more: a new one begins, {MARGIN} ids further",
                 self.address()

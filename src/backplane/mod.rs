@@ -45,6 +45,7 @@ use data_encoding::HEXLOWER;
 
 use crate::config;
 use crate::error::{Error, Result};
+use crate::protocol::LogMark;
 
 pub(crate) use append::{Appended, Appender, Asked, Outcome};
 pub(crate) use backoff::Backoff;
@@ -110,6 +111,11 @@ impl Backplane {
             keep: config.keep,
             timeout: config.timeout,
         })
+    }
+
+    /// Marks that this node is about to begin a log.
+    pub(crate) fn intend(&self, mark: &mut LogMark) {
+        mark.intend(&self.node);
     }
 
     /// Where the log is, without a password.

@@ -50,15 +50,37 @@ impl FromStr for Position {
     }
 }
 
+/// What a mark's identity begins with before it is known whether its log has begun.
+const INTENT: &str = "?";
+
 /// Up to where a node has the shared log, as its store remembers it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LogMark {
-    /// Which log it is; empty before the first was joined.
+    /// Which log it is; empty before the first was joined, and [`Self::intended`] while the
+    /// first is begun.
     pub identity: String,
     /// The last entry that was applied.
     pub position: Position,
     /// Which batch that entry came with; empty when it is not known.
     pub batch: String,
+}
+
+impl LogMark {
+    /// Of a server that is about to begin a log of this identity with what it has: if it ends in
+    /// that moment, it knows its log again.
+    pub fn intend(&mut self, identity: &str) {
+        self.identity = format!("{INTENT}{identity}");
+    }
+
+    /// The identity of the log that it was about to begin, if it does not know whether it has.
+    pub fn intended(&self) -> Option<&str> {
+        self.identity.strip_prefix(INTENT)
+    }
+
+    /// Whether it was in a log.
+    pub fn has_joined(&self) -> bool {
+        !self.identity.is_empty() && self.intended().is_none()
+    }
 }
 
 /// Messages that this node never got: they were gone from the shared log before it read them.

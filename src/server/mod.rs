@@ -150,7 +150,14 @@ impl Server {
             .states()
             .map_err(|error| unreadable(&config, error))?;
         let mark = reader.mark().map_err(|error| unreadable(&config, error))?;
-        let node = node::join(backplane, mark, head, &stored, &config.watches)?;
+        let node = node::join(
+            backplane,
+            writer.as_mut(),
+            mark,
+            head,
+            &stored,
+            &config.watches,
+        )?;
         if let Some(node) = &node {
             // The log may go on behind the newest message.
             head = head.max(node.mark.position.id);

@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::journal::{Journal, Node, OwnFeeds};
 use crate::manager::ConnectionManager;
 use crate::protocol::{LogMark, MessageId, Position, ROUTES, StoredState};
+use crate::store::{Applied, Writer};
 
 /// Joins the log that the configuration names, if it names one. When Redis cannot be reached the
 /// server runs all the same, and goes on trying. Blocks for some seconds at most.
@@ -18,6 +19,7 @@ use crate::protocol::{LogMark, MessageId, Position, ROUTES, StoredState};
 /// [`Error::Backplane`] when somebody has to do something about it.
 pub(super) fn join(
     backplane: Option<Backplane>,
+    writer: &mut dyn Writer,
     mut mark: LogMark,
     head: MessageId,
     stored: &[StoredState],
@@ -26,19 +28,31 @@ pub(super) fn join(
     let Some(backplane) = backplane else {
         return Ok(None);
     };
-    if mark.identity.is_empty() {
-        // A server by itself becomes the first node with what it has.
-        mark.position = Position::of(head);
-    }
     let own = OwnFeeds::default();
     stored.iter().for_each(|stored| own.note(stored));
     let published = |stored: &&StoredState| stored.rev.0 > 0;
+    let has_content = head.0 > 0 || stored.iter().any(|stored| published(&stored));
+    if !mark.has_joined() {
+        // A server by itself becomes the first node with what it has.
+        let here = Position::of(head);
+        let has_gone_on = std::mem::replace(&mut mark.position, here) != here;
+        if has_content && (has_gone_on || mark.intended().is_none()) {
+            backplane.intend(&mut mark);
+            writer.apply(&Applied {
+                messages: &[],
+                states: &[],
+                transitions: &[],
+                hole: None,
+                mark: &mark,
+            })?;
+        }
+    }
     let states = || stored.iter().filter(published).cloned().collect();
     let is_watched = watches.iter().any(|watch| watch.feed.as_str() == ROUTES);
     let routes = (!is_watched).then(route_table);
     let joined = backplane.join(&Own {
         mark: &mark,
-        has_content: head.0 > 0 || stored.iter().any(|stored| published(&stored)),
+        has_content,
         states: &states,
         routes: routes.as_ref(),
         compare_feeds: false,

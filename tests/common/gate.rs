@@ -22,6 +22,8 @@ struct Inner {
     closed: bool,
     /// Of the request that has this in it, the answer is lost.
     losing: Option<String>,
+    /// Nothing passes after that.
+    closing: bool,
     /// How often that was done.
     lost: usize,
 }
@@ -51,13 +53,21 @@ impl Gate {
 
     /// Everything that has waited goes on.
     pub fn open(&self) {
-        self.change(|inner| inner.closed = false);
+        self.change(|inner| (inner.closed, inner.closing) = (false, false));
     }
 
     /// Once a request with this text in it has been passed on, and answered, its connection ends
     /// in place of the answer.
     pub fn lose_answer_to(&self, text: &str) {
         self.change(|inner| inner.losing = Some(text.to_owned()));
+    }
+
+    /// The same, and the gate is closed then.
+    pub fn close_instead_of_answering(&self, text: &str) {
+        self.change(|inner| {
+            inner.losing = Some(text.to_owned());
+            inner.closing = true;
+        });
     }
 
     /// How many answers were lost.
@@ -103,6 +113,7 @@ fn connect(node: TcpStream, redis: TcpStream, state: &Arc<State>) {
             let mut inner = shared.pass();
             let doomed = *doomed.lock().expect("a flag");
             inner.lost += usize::from(doomed);
+            inner.closed |= doomed && inner.closing;
             !doomed
         })
     });
