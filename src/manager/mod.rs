@@ -9,12 +9,10 @@ mod events;
 mod feeds;
 mod kind;
 mod live;
-mod newest;
 mod recent;
 mod status;
 mod waiting;
 mod wake;
-mod writer;
 
 use std::collections::HashMap;
 use std::io;

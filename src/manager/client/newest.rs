@@ -3,8 +3,8 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::feeds::Update;
 use crate::frame::{Chunk, StateFrame};
+use crate::manager::feeds::Update;
 use crate::protocol::Rev;
 
 /// A feed's newest state, as far as one subscriber has not been sent it.

@@ -3,6 +3,7 @@
 use std::io::Read;
 use std::net::{TcpListener, TcpStream};
 
+use super::writer::MAX_SLICES;
 use super::*;
 use crate::protocol::{Channel, Feed, Rev};
 

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::io::{self, IoSlice, Write};
 use std::time::Instant;
 
-use super::client::End;
+use super::End;
 use crate::frame::Chunk;
 use crate::stream::Stream;
 
