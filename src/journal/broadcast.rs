@@ -15,15 +15,12 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use super::Committed;
 use crate::frame::{Chunk, MessageFrame};
-use crate::manager::{Clients, ConnectionManager, Offer};
+use crate::manager::{Client, Clients, ConnectionManager, Offer};
 use crate::protocol::{Channel, MessageId};
 use crate::usage::Usage;
 
 /// Bytes after which a channel's frames go out as one chunk; more follow in the next.
 const MAX_CHUNK_BYTES: usize = 64 << 10;
-
-/// Clients whose memory is asked for at once. Sending to so many leaves it in the cache.
-const BLOCK: usize = 16;
 
 /// How long the thread lets messages gather under load, in times of the last fan-out, and at most.
 /// Each send costs the same however many messages it carries, and meanwhile the cores are the
@@ -175,23 +172,20 @@ impl FanOut {
 
     fn offer_chunk(&self, channel: &Channel, clients: &Clients, part: &Part) {
         let (mut taken, mut fell_behind) = (0, 0);
-        for block in clients.chunks(BLOCK) {
-            block.iter().for_each(|client| client.warm_up());
-            for client in block {
-                match client.offer_messages(&part.chunk, part.ids) {
-                    Offer::Taken => taken += 1,
-                    Offer::Left => {}
-                    Offer::Full => {
-                        fell_behind += 1;
-                        log::debug!(
-                            "client {} from {} falls behind: its outbox is full",
-                            client.id,
-                            client.peer
-                        );
-                    }
+        Client::visit(clients, |client| {
+            match client.offer_messages(&part.chunk, part.ids) {
+                Offer::Taken => taken += 1,
+                Offer::Left => {}
+                Offer::Full => {
+                    fell_behind += 1;
+                    log::debug!(
+                        "client {} from {} falls behind: its outbox is full",
+                        client.id,
+                        client.peer
+                    );
                 }
             }
-        }
+        });
         // Once for all of them: an atomic for each would be felt.
         let traffic = &self.usage.traffic;
         traffic.delivered_live.add_many(taken * part.messages);

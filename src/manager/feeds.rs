@@ -11,6 +11,7 @@ use std::sync::Arc;
 use crossbeam_channel::{Receiver, Sender};
 use serde::Serialize;
 
+use super::client::Client;
 use super::events::{Event, EventKind};
 use super::{Clients, ConnectionManager, Inner};
 use crate::frame::{Chunk, StateFrame};
@@ -247,9 +248,9 @@ impl ConnectionManager {
             return 0;
         };
         let mut told = 0;
-        for client in clients.iter() {
+        Client::visit(&clients, |client| {
             told += usize::from(client.offer_states(&update));
-        }
+        });
         log::debug!(
             "feed {feed} is at {}: {} bytes to {} clients",
             update.last.rev,

@@ -30,6 +30,9 @@ use crate::stream::Stream;
 use newest::Newest;
 use writer::Writer;
 
+/// Clients whose memory is asked for at once. Writing to so many leaves it in the cache.
+const BLOCK: usize = 16;
+
 /// Bounds of one outbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OutboxLimits {
@@ -247,15 +250,20 @@ impl Client {
         self.cursor.store(last.0, Ordering::SeqCst);
     }
 
-    /// Brings what [`Self::offer_messages`] looks at into the cache. For several clients in turn
-    /// the memory answers at once what for each by itself would be waited for.
-    pub(crate) fn warm_up(&self) {
-        let fields = (
-            self.writer.is_poisoned(),
-            self.is_behind(),
-            self.stream.as_fd().as_raw_fd(),
-        );
-        std::hint::black_box(fields);
+    /// Visits clients to bring them something. Their memory is asked for some of them at a time:
+    /// together it comes sooner than one after the other.
+    pub(crate) fn visit(clients: &[Arc<Self>], mut visit: impl FnMut(&Self)) {
+        for block in clients.chunks(BLOCK) {
+            block.iter().for_each(|client| client.look());
+            block.iter().for_each(|client| visit(client));
+        }
+    }
+
+    /// Brings what an offer looks at into the cache.
+    fn look(&self) {
+        let place = self.newest.as_ref().map(|newest| newest.look());
+        let first = (self.writer.is_poisoned(), self.stream.as_fd().as_raw_fd());
+        std::hint::black_box((first, self.is_behind(), place));
     }
 
     /// Where it would go on from the store.

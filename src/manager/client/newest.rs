@@ -21,6 +21,11 @@ struct Place {
 }
 
 impl Newest {
+    /// Brings it into the cache.
+    pub(super) fn look(&self) -> bool {
+        self.0.is_poisoned()
+    }
+
     /// The state that the subscriber starts with.
     pub(super) fn start_with(&self, state: &StateFrame) {
         *self.lock() = Place {
