@@ -3,7 +3,7 @@
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 use threadcast::access::{Line, Scope};
@@ -45,28 +45,27 @@ impl Tokens {
         secret
     }
 
-    /// Takes the line of a token out.
+    /// Takes the line of a token out, in one step: a server may be reading the file.
     pub fn remove(&self, name: &str) {
         let quoted = format!("\"name\":\"{name}\"");
         let text = fs::read_to_string(&self.path).expect("the file");
         let kept = text.lines().filter(|line| !line.contains(&quoted));
-        fs::write(
-            &self.path,
-            kept.map(|line| format!("{line}\n")).collect::<String>(),
-        )
-        .expect("the file");
+        let aside = self.path.with_extension("new");
+        let kept: String = kept.map(|line| format!("{line}\n")).collect();
+        append(&aside, &kept);
+        fs::rename(aside, &self.path).expect("the file");
     }
 
     pub fn append(&self, text: &str) {
-        let mut options = OpenOptions::new();
-        let mut file = options
-            .create(true)
-            .append(true)
-            .mode(0o600)
-            .open(&self.path)
-            .expect("the file");
-        file.write_all(text.as_bytes()).expect("the file");
+        append(&self.path, text);
     }
+}
+
+fn append(path: &Path, text: &str) {
+    let mut options = OpenOptions::new();
+    let file = options.create(true).append(true).mode(0o600).open(path);
+    file.and_then(|mut file| file.write_all(text.as_bytes()))
+        .expect("the file");
 }
 
 /// The header that carries a token.
