@@ -6,6 +6,7 @@
 mod common;
 
 use std::fs;
+use std::path::PathBuf;
 
 use common::cluster::{Node, assert_says, contents, refused};
 use common::eventually;
@@ -14,11 +15,13 @@ use common::redis::Redis;
 
 /// A file with an identity's certificate and key.
 fn both(identity: &Identity) -> String {
-    let files = identity.tls();
-    let pem = files
-        .each_ref()
-        .map(|file| fs::read_to_string(file).expect("text"));
-    let path = files[0].with_file_name("both.pem");
+    both_of(identity.tls().each_ref())
+}
+
+/// A file with both of these, in the directory of the second.
+fn both_of(files: [&PathBuf; 2]) -> String {
+    let pem = files.map(|file| fs::read_to_string(file).expect("text"));
+    let path = files[1].with_file_name("both.pem");
     fs::write(&path, pem.concat()).expect("a file");
     path.display().to_string()
 }
@@ -69,6 +72,8 @@ fn a_redis_that_is_not_known_or_does_not_know_the_node_is_said() {
         Identity::of("stranger"),
         port.url.replace("rediss", "redis"),
     );
+    let other = Identity::of("other");
+    let mixed = both_of([&own.tls()[0], &other.tls()[1]]);
     let key = stranger.tls()[1].display().to_string();
     for (flags, url, words) in [
         (
@@ -110,6 +115,11 @@ fn a_redis_that_is_not_known_or_does_not_know_the_node_is_said() {
             &["--backplane-cert", &cacert],
             &port.url,
             &["--backplane-cert", &cacert, "no private key"],
+        ),
+        (
+            &["--backplane-cert", &mixed],
+            &port.url,
+            &["--backplane-cert", &mixed, "do not go together"],
         ),
         (
             &["--backplane-cacert", &cacert],

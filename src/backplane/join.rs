@@ -113,8 +113,8 @@ impl Backplane {
         // Without one it begins a log of the name that it takes for its own.
         if !mark.has_joined() && own.has_content && found != self.own_identity(mark) {
             return Err(self.fatal(&format!(
-                "this database has messages of its own, and Redis has another log, of other nodes; \
-                 take a new database with --db, or another key with --backplane-key (now {stream:?})"
+                "this database has messages of its own, and Redis has another log, of other nodes \
+                 or begun before this server went on by itself; take a new database with --db, or another key with --backplane-key (now {stream:?})"
             )));
         }
         Ok(())

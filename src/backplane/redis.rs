@@ -109,17 +109,23 @@ fn open(info: ConnectionInfo, config: &config::Backplane) -> Result<Client, Stri
 fn pem(flag: &str, path: Option<&Path>, has_key: bool) -> Result<Option<Vec<u8>>, String> {
     use rustls::pki_types::pem::PemObject;
     use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    use rustls::{crypto::ring::default_provider, sign::CertifiedKey};
 
     let Some(path) = path else {
         return Ok(None);
     };
     let wrong = |what: String| format!("{flag} {}: {what}", path.display());
     let pem = fs::read(path).map_err(|error| wrong(error.to_string()))?;
-    CertificateDer::from_pem_slice(&pem)
-        .map_err(|error| wrong(format!("no certificate in PEM in it: {error}")))?;
+    let chain = CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>();
+    let chain = chain.map_err(|error| wrong(format!("a certificate in it is none: {error}")))?;
+    if chain.is_empty() {
+        return Err(wrong("no certificate in PEM in it".to_owned()));
+    }
     if has_key {
-        PrivateKeyDer::from_pem_slice(&pem)
+        let key = PrivateKeyDer::from_pem_slice(&pem)
             .map_err(|error| wrong(format!("no private key in PEM in it: {error}")))?;
+        CertifiedKey::from_der(chain, key, &default_provider())
+            .map_err(|error| wrong(format!("certificate and key do not go together: {error}")))?;
     }
     Ok(Some(pem))
 }
@@ -187,7 +193,7 @@ impl From<RedisError> for Failure {
 /// Why TLS with this Redis cannot come about, if that is what is wrong.
 #[cfg(feature = "tls")]
 fn distrust(error: &RedisError) -> Option<String> {
-    use rustls::Error as Tls;
+    use rustls::{AlertDescription as Alert, CertificateError, Error as Tls};
     use std::error::Error;
     use std::{io, sync::Arc};
 
@@ -198,10 +204,24 @@ fn distrust(error: &RedisError) -> Option<String> {
     let within = kept.downcast_ref::<io::Error>()?.get_ref()?;
     let wrong = within.downcast_ref::<Tls>()?;
     match wrong {
-        Tls::InvalidCertificate(_) => Some(format!(
+        // A clock that is not set yet may be set later.
+        Tls::InvalidCertificate(CertificateError::NotValidYet) => None,
+        Tls::InvalidCertificate(CertificateError::UnknownIssuer) => Some(format!(
             "{wrong}; --backplane-cacert names those who sign its certificate"
         )),
-        Tls::AlertReceived(_) => Some(format!(
+        Tls::InvalidCertificate(_) => Some(wrong.to_string()),
+        Tls::AlertReceived(
+            Alert::BadCertificate
+            | Alert::UnsupportedCertificate
+            | Alert::CertificateRevoked
+            | Alert::CertificateExpired
+            | Alert::CertificateUnknown
+            | Alert::CertificateRequired
+            | Alert::UnknownCA
+            | Alert::AccessDenied
+            | Alert::DecryptError
+            | Alert::HandshakeFailure,
+        ) => Some(format!(
             "{wrong}; --backplane-cert names the certificate that it wants to see"
         )),
         _ => None,

@@ -66,6 +66,7 @@ impl Broadcast {
             manager: Arc::clone(&manager),
             frames: received,
             waiting: Arc::clone(&waiting),
+            max_bytes,
             usage: Arc::clone(&usage),
         };
         let thread = thread::Builder::new()
@@ -120,6 +121,7 @@ struct FanOut {
     manager: Arc<ConnectionManager>,
     frames: Receiver<Vec<(Channel, MessageFrame)>>,
     waiting: Arc<Waiting>,
+    max_bytes: usize,
     usage: Arc<Usage>,
 }
 
@@ -144,10 +146,11 @@ impl FanOut {
             let mut waiting = self.waiting.lock();
             *waiting -= merged.bytes;
             traffic.show_fanout_bytes(*waiting);
+            let is_full = *waiting > self.max_bytes;
             drop(waiting);
             self.waiting.fewer.notify_all();
             // Whoever has something to hear now and then hears it at once.
-            if merged.messages > 1 && !self.frames.is_empty() {
+            if merged.messages > 1 && !self.frames.is_empty() && !is_full {
                 thread::sleep((took * LINGER).min(MAX_LINGER));
             }
         }

@@ -140,12 +140,13 @@ impl<'a> Connection<'a> {
             None => limits.head_timeout,
         };
         loop {
-            let mut head = match self.incoming.head(
-                self.stream,
-                idle,
-                limits.head_timeout,
-                limits.max_head_bytes,
-            ) {
+            // No shutdown waits long for the rest of what has just begun.
+            let in_time = match self.admitted.is_stopping() {
+                true => limits.head_timeout.min(LINGER),
+                false => limits.head_timeout,
+            };
+            let max_bytes = limits.max_head_bytes;
+            let mut head = match self.incoming.head(self.stream, idle, in_time, max_bytes) {
                 Ok(Received::Head(head)) => head,
                 Ok(Received::Nothing) if self.admitted.is_stopping() => return Ended::Unread,
                 Ok(Received::Nothing) => return Ended::Gone,

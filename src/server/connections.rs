@@ -50,6 +50,13 @@ struct Ticket {
     answers: OnceLock<Arc<Answers>>,
 }
 
+impl Ticket {
+    fn answers(&self) -> &Arc<Answers> {
+        let make = || Answers::new(Arc::clone(&self.stream));
+        self.answers.get_or_init(make)
+    }
+}
+
 impl Connections {
     pub(super) fn new(limits: &Limits, proxies: &[Network], usage: Arc<Usage>) -> Arc<Self> {
         Arc::new(Self {
@@ -147,9 +154,9 @@ impl Connections {
             if !ticket.busy.load(Ordering::SeqCst) {
                 // Ends the wait for a request; one that has arrived is still read.
                 let _ = ticket.stream.shutdown(Shutdown::Read);
-            } else if let Some(answers) = ticket.answers.get() {
-                // It may be answered already.
-                answers.wake();
+            } else {
+                // It may be answered already, or about to wait for that.
+                ticket.answers().wake();
             }
         }
     }
@@ -238,9 +245,7 @@ impl Admitted {
 
     /// Where answers to what it publishes go.
     pub(super) fn answers(&self) -> &Arc<Answers> {
-        let ticket = &self.ticket;
-        let make = || Answers::new(Arc::clone(&ticket.stream));
-        ticket.answers.get_or_init(make)
+        self.ticket.answers()
     }
 
     /// The answer is written; `false` when the server is shutting down.

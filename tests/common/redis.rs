@@ -46,9 +46,11 @@ impl Redis {
     /// one of its clients, signed by these.
     #[cfg(feature = "tls")]
     pub fn start_tls(clients: &Identity) -> Option<(Self, TlsPort)> {
-        let address = free_address();
-        let port = TcpListener::bind((address.ip(), 0)).and_then(|free| free.local_addr());
-        let port = port.expect("a free port").port();
+        let ip = own_address();
+        let free = || TcpListener::bind((ip, 0)).expect("a free port");
+        // Two that are held at once are two.
+        let [address, tls] = [free(), free()].map(|free| free.local_addr().expect("an address"));
+        let port = tls.port();
         let identity = Identity::of(&address.ip().to_string());
         let [cert, key] = identity.tls().map(|path| path.display().to_string());
         let redis = Self::start_at(
