@@ -96,15 +96,15 @@ impl Sequencer {
         if let Some(order) = self.held.take() {
             return Some(order);
         }
+        let begin = Instant::now();
         // Under load, too, forgetting has its turns.
         if !self.forgetting.is_due()
             && let Some(order) = self.pace.next(&self.orders)
         {
             return Some(order);
         }
-        let begin = Instant::now();
         let order = self.sleep();
-        self.pace.slept(begin.elapsed());
+        self.pace.waited(begin.elapsed());
         order
     }
 
