@@ -11,10 +11,10 @@ use std::collections::HashSet;
 use std::thread;
 use std::time::Instant;
 
-use common::cluster::{Cluster, Node, contents, id, publish_many};
+use common::cluster::{Cluster, Node, contents, id, publish_many, single};
 use common::redis::Redis;
 use common::sse::Sse;
-use common::{DEADLINE, Program, Ws, eventually};
+use common::{DEADLINE, Ws, eventually};
 use serde_json::{Value, json};
 
 #[test]
@@ -267,10 +267,7 @@ fn a_single_servers_database_becomes_the_first_node_and_keeps_its_ids() {
     let Some(redis) = Redis::start() else { return };
     let dir = tempfile::tempdir().expect("a temporary directory");
     let database = dir.path().join("first.db");
-    let single = Program::start(&database, &[]);
-    for content in ["1", "2", "3"] {
-        single.http().publish("lab", content);
-    }
+    let single = single(&database, &["1", "2", "3"]);
     single.http().put_state("board", "[1]");
     drop(single);
 

@@ -10,10 +10,10 @@ mod common;
 use std::thread;
 
 use common::cli::{Client, threadcast};
-use common::cluster::{Cluster, Node, contents, id, try_publish};
+use common::cluster::{Cluster, Node, contents, id, single, try_publish};
+use common::eventually;
 use common::gate::Gate;
 use common::redis::Redis;
-use common::{Program, eventually};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -188,11 +188,7 @@ fn a_first_node_that_is_killed_while_its_log_begins_knows_it_again() {
     let Some(redis) = Redis::start() else { return };
     let dir = tempfile::tempdir().expect("a temporary directory");
     let database = dir.path().join("first.db");
-    let single = Program::start(&database, &[]);
-    for content in ["1", "2", "3"] {
-        single.http().publish("lab", content);
-    }
-    drop(single);
+    drop(single(&database, &["1", "2", "3"]));
     let gate = Gate::before(redis.address);
     gate.close_instead_of_answering("Begins a log");
     let mut first = Node::start_at(database, &format!("redis://{}", gate.address), &[]);

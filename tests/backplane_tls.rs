@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use common::cluster::{Node, assert_says, contents, refused};
 use common::eventually;
-use common::identity::Identity;
+use common::identity::{Identity, write_for_owner};
 use common::redis::Redis;
 
 /// A file with an identity's certificate and key.
@@ -22,7 +22,7 @@ fn both(identity: &Identity) -> String {
 fn both_of(files: [&PathBuf; 2]) -> String {
     let pem = files.map(|file| fs::read_to_string(file).expect("text"));
     let path = files[1].with_file_name("both.pem");
-    fs::write(&path, pem.concat()).expect("a file");
+    write_for_owner(&path, &pem.concat());
     path.display().to_string()
 }
 

@@ -49,11 +49,10 @@ impl Backplane {
     /// when it is refused.
     pub(crate) fn join(&self, own: &Own<'_>) -> Result<Follower, Refusal> {
         let mut connection = self.connect(PATIENCE).map_err(|failure| match failure {
-            Failure::Password => Refusal::Fatal(format!(
-                "cannot use the backplane {}: the password is wrong or missing; \
-                 write --backplane redis://USER:PASSWORD@HOST:PORT (THREADCAST_BACKPLANE keeps it off the command line)",
-                self.address()
-            )),
+            Failure::Password => self.fatal(
+                "the password is wrong or missing; write --backplane redis://USER:PASSWORD@HOST:PORT \
+                 (THREADCAST_BACKPLANE keeps it off the command line)",
+            ),
             other => self.refusal(other),
         })?;
         self.check_version(&mut connection)?;

@@ -1,16 +1,21 @@
 //! The wire to Redis or Valkey: the only file that knows the `redis` crate.
 
 use std::time::Duration;
-#[cfg(feature = "tls")]
-use std::{fs, path::Path};
 
 use ::redis::{
     Client, ConnectionAddr, ConnectionInfo, ConnectionLike, ErrorKind, ProtocolVersion, RedisError,
     Value,
 };
 
+#[cfg(feature = "tls")]
+use ::redis::{ClientTlsConfig, TlsCertificates};
+#[cfg(feature = "tls")]
+use rustls::{crypto::ring, sign::CertifiedKey};
+
 use super::{Failure, Reply};
 use crate::config;
+#[cfg(feature = "tls")]
+use crate::{error::Error, stream::pem::Pem};
 
 /// Where Redis is, and as whom to go there.
 #[derive(Clone)]
@@ -84,50 +89,42 @@ fn open(info: ConnectionInfo, _: &config::Backplane) -> Result<Client, String> {
 /// Knows Redis by the certificates that are asked for, and shows the node's own.
 #[cfg(feature = "tls")]
 fn open(info: ConnectionInfo, config: &config::Backplane) -> Result<Client, String> {
-    use ::redis::{ClientTlsConfig, TlsCertificates};
-
-    let root_cert = pem("--backplane-cacert", config.cacert.as_deref(), false)?;
-    let own = pem("--backplane-cert", config.cert.as_deref(), true)?;
-    if root_cert.is_none() && own.is_none() {
-        return Client::open(info).map_err(|error| format!("--backplane: {error}"));
-    }
-    let client_tls = own.map(|pem| ClientTlsConfig {
-        client_cert: pem.clone(),
-        client_key: pem,
-    });
-    let certificates = TlsCertificates {
-        client_tls,
-        root_cert,
+    let certificates = certificates(config).map_err(|error| error.to_string())?;
+    let client = match certificates {
+        Some(certificates) => Client::build_with_tls(info, certificates),
+        None => Client::open(info),
     };
-    Client::build_with_tls(info, certificates)
-        .map_err(|error| format!("--backplane-cacert or --backplane-cert: {error}"))
+    client.map_err(|error| format!("--backplane: {error}"))
 }
 
-/// A file, once it is sure that what is looked for is in it: what is missing is no error to
-/// `redis`.
+/// What is in the files, once it is sure that it can be used: `redis` takes anything at first.
 #[cfg(feature = "tls")]
-fn pem(flag: &str, path: Option<&Path>, has_key: bool) -> Result<Option<Vec<u8>>, String> {
-    use rustls::pki_types::pem::PemObject;
-    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-    use rustls::{crypto::ring::default_provider, sign::CertifiedKey};
-
-    let Some(path) = path else {
-        return Ok(None);
+fn certificates(config: &config::Backplane) -> crate::error::Result<Option<TlsCertificates>> {
+    let mut certificates = TlsCertificates {
+        client_tls: None,
+        root_cert: None,
     };
-    let wrong = |what: String| format!("{flag} {}: {what}", path.display());
-    let pem = fs::read(path).map_err(|error| wrong(error.to_string()))?;
-    let chain = CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>();
-    let chain = chain.map_err(|error| wrong(format!("a certificate in it is none: {error}")))?;
-    if chain.is_empty() {
-        return Err(wrong("no certificate in PEM in it".to_owned()));
+    if let Some(path) = &config.cacert {
+        let pem = Pem::read("--backplane-cacert", path)?;
+        pem.certificates()?;
+        certificates.root_cert = Some(pem.bytes);
     }
-    if has_key {
-        let key = PrivateKeyDer::from_pem_slice(&pem)
-            .map_err(|error| wrong(format!("no private key in PEM in it: {error}")))?;
-        CertifiedKey::from_der(chain, key, &default_provider())
-            .map_err(|error| wrong(format!("certificate and key do not go together: {error}")))?;
+    if let Some(path) = &config.cert {
+        let pem = Pem::read("--backplane-cert", path)?;
+        let (chain, key) = (pem.certificates()?, pem.private_key()?);
+        CertifiedKey::from_der(chain, key, &ring::default_provider()).map_err(|error| {
+            let file = path.display();
+            Error::Config(format!(
+                "--backplane-cert: certificate and key in {file} do not go together: {error}"
+            ))
+        })?;
+        certificates.client_tls = Some(ClientTlsConfig {
+            client_cert: pem.bytes.clone(),
+            client_key: pem.bytes,
+        });
     }
-    Ok(Some(pem))
+    let is_any = certificates.root_cert.is_some() || certificates.client_tls.is_some();
+    Ok(is_any.then_some(certificates))
 }
 
 impl Connection {
@@ -194,13 +191,11 @@ impl From<RedisError> for Failure {
 #[cfg(feature = "tls")]
 fn distrust(error: &RedisError) -> Option<String> {
     use rustls::{AlertDescription as Alert, CertificateError, Error as Tls};
-    use std::error::Error;
-    use std::{io, sync::Arc};
+    use std::{error, io, sync::Arc};
 
     // What `redis` keeps of an error of the socket.
-    let kept = error
-        .source()?
-        .downcast_ref::<Arc<dyn Error + Send + Sync>>()?;
+    let source = error::Error::source(error)?;
+    let kept = source.downcast_ref::<Arc<dyn error::Error + Send + Sync>>()?;
     let within = kept.downcast_ref::<io::Error>()?.get_ref()?;
     let wrong = within.downcast_ref::<Tls>()?;
     match wrong {

@@ -25,7 +25,7 @@ impl ConnectionManager {
             None => return 0,
         };
         let mut reached = clients.len();
-        for client in clients.iter() {
+        Client::visit(&clients, |client| {
             if client.offer(chunk) == Offer::Full {
                 reached -= 1;
                 log::info!(
@@ -36,7 +36,7 @@ impl ConnectionManager {
                 self.disconnect(client);
                 client.finish(CloseCode::TryAgainLater, "too slow: reconnect with `since`");
             }
-        }
+        });
         reached
     }
 

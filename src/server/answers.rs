@@ -62,16 +62,14 @@ impl Answers {
         if self.stream.has_unread() {
             return true;
         }
-        let timeout = Timespec {
-            tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
-            tv_nsec: i64::from(timeout.subsec_nanos()),
-        };
+        // What is too long to say is for ever.
+        let timeout = Timespec::try_from(timeout).ok();
         let mut ready = [
             PollFd::new(&*self.stream, PollFlags::IN),
             PollFd::new(wake, PollFlags::IN),
         ];
         // An interruption is one more look.
-        !matches!(poll(&mut ready, Some(&timeout)), Ok(0))
+        !matches!(poll(&mut ready, timeout.as_ref()), Ok(0))
     }
 
     /// Waits until the answer under way is there, and returns what is left of it to write.

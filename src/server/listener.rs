@@ -207,10 +207,7 @@ impl Accepting {
                 PollFd::new(&self.socket, events),
             ];
             let timeout = pause.or_else(|| (!self.refused.is_empty()).then_some(REFUSED_LINGER));
-            let timeout = timeout.map(|duration| Timespec {
-                tv_sec: duration.as_secs() as i64,
-                tv_nsec: i64::from(duration.subsec_nanos()),
-            });
+            let timeout = timeout.and_then(|duration| Timespec::try_from(duration).ok());
             let count = poll(&mut ready, timeout.as_ref()).unwrap_or(0);
             let (stop, accept) = (
                 !ready[0].revents().is_empty(),

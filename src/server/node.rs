@@ -35,7 +35,8 @@ pub(super) fn join(
     if !mark.has_joined() {
         // A server by itself becomes the first node with what it has.
         let here = Position::of(head);
-        let has_gone_on = std::mem::replace(&mut mark.position, here) != here;
+        let has_gone_on = mark.position != here;
+        mark.position = here;
         if has_content && (has_gone_on || mark.intended().is_none()) {
             backplane.intend(&mut mark);
             writer.apply(&Applied {

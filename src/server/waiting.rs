@@ -87,16 +87,14 @@ pub(super) fn wait(
 
 /// Waits for the wake handle; whether the client has gone meanwhile.
 fn sleep(stream: &Stream, wake: &Wake, timeout: Duration) -> bool {
-    let timeout = Timespec {
-        tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
-        tv_nsec: i64::from(timeout.subsec_nanos()),
-    };
+    // What is too long to say is for ever.
+    let timeout = Timespec::try_from(timeout).ok();
     let mut watched = [
         PollFd::new(stream, HUNG_UP),
         PollFd::new(wake, PollFlags::IN),
     ];
     // An interruption is one more look.
-    let _ = poll(&mut watched, Some(&timeout));
+    let _ = poll(&mut watched, timeout.as_ref());
     watched[0]
         .revents()
         .intersects(HUNG_UP | PollFlags::HUP | PollFlags::ERR)

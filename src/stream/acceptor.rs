@@ -1,17 +1,13 @@
 //! TLS on accepted connections: certificate and key from their files, and the handshake.
 
-use std::fs::{self, File};
-use std::io::{self, Read};
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use rustls::ServerConfig;
 use rustls::crypto::ring;
-use rustls::pki_types::pem::{self, PemObject};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
+use super::pem::Pem;
 use super::session::{Session, wait};
 use super::{Refused, Stream};
 use crate::config::Tls;
@@ -79,7 +75,8 @@ fn first_byte(stream: &Stream, deadline: Instant) -> io::Result<u8> {
 
 fn load(files: &Tls) -> Result<Arc<ServerConfig>> {
     let Tls { cert, key } = files;
-    let (chain, secret) = (certificates(cert)?, private_key(key)?);
+    let chain = Pem::read("--tls-cert", cert)?.certificates()?;
+    let secret = Pem::read("--tls-key", key)?.private_key()?;
     let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .and_then(|builder| {
@@ -103,63 +100,4 @@ fn load(files: &Tls) -> Result<Arc<ServerConfig>> {
     // Who speaks only HTTP/2 finds out in the handshake (RFC 7301, section 3.2).
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
-}
-
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
-    let file = path.display();
-    let wrong = |what: String| Err(Error::Config(format!("--tls-cert: {what}")));
-    let bytes = match fs::read(path) {
-        Ok(bytes) => bytes,
-        Err(error) => return wrong(format!("cannot read {file}: {error}")),
-    };
-    let chain: Result<Vec<_>, pem::Error> = CertificateDer::pem_slice_iter(&bytes).collect();
-    match chain {
-        Ok(chain) if !chain.is_empty() => Ok(chain),
-        Ok(_) => wrong(format!(
-            "there is no certificate in {file}; PEM is needed, with `-----BEGIN CERTIFICATE-----`"
-        )),
-        Err(error) => wrong(format!("{file} is damaged PEM: {error}")),
-    }
-}
-
-fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>> {
-    let file = path.display();
-    let wrong = |what: String| Err(Error::Config(format!("--tls-key: {what}")));
-    let (bytes, mode) = match read_with_mode(path) {
-        Ok(read) => read,
-        Err(error) => return wrong(format!("cannot read {file}: {error}")),
-    };
-    if mode & 0o077 != 0 {
-        return wrong(format!(
-            "{file} is open to others than its owner (mode {:03o}), and a private key must not be; run: chmod 600 {file}",
-            mode & 0o777
-        ));
-    }
-    let has = |text: &str| {
-        bytes
-            .windows(text.len())
-            .any(|part| part == text.as_bytes())
-    };
-    if has("-----BEGIN ENCRYPTED PRIVATE KEY-----") || has("Proc-Type: 4,ENCRYPTED") {
-        return wrong(format!(
-            "the private key in {file} is encrypted, and nobody is asked for its password; \
-             decrypt it with: openssl pkey -in {file} -out PLAIN"
-        ));
-    }
-    match PrivateKeyDer::from_pem_slice(&bytes) {
-        Ok(key) => Ok(key),
-        Err(pem::Error::NoItemsFound) => wrong(format!(
-            "there is no private key in {file}; PEM is needed, with `-----BEGIN PRIVATE KEY-----`"
-        )),
-        Err(error) => wrong(format!("{file} is damaged PEM: {error}")),
-    }
-}
-
-/// The mode is that of the file that was read, whatever its name means by then.
-fn read_with_mode(path: &Path) -> io::Result<(Vec<u8>, u32)> {
-    let mut file = File::open(path)?;
-    let mode = file.metadata()?.permissions().mode();
-    let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes)?;
-    Ok((bytes, mode))
 }

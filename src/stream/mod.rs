@@ -6,6 +6,8 @@
 #[cfg_attr(not(feature = "tls"), path = "no_tls.rs")]
 mod acceptor;
 #[cfg(feature = "tls")]
+pub(crate) mod pem;
+#[cfg(feature = "tls")]
 mod session;
 
 use std::io::{self, IoSlice, Read, Write};

@@ -219,10 +219,8 @@ pub(super) fn wait(
         if left.is_some_and(|left| left.is_zero()) {
             return Err(io::ErrorKind::TimedOut.into());
         }
-        let timeout = left.map(|left| Timespec {
-            tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
-            tv_nsec: i64::from(left.subsec_nanos()),
-        });
+        // What is too long to say is for ever.
+        let timeout = left.and_then(|left| Timespec::try_from(left).ok());
         match poll(&mut [PollFd::new(socket, events)], timeout.as_ref()) {
             Ok(1..) => return Ok(()),
             Ok(0) | Err(rustix::io::Errno::INTR) => {}

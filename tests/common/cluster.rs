@@ -232,6 +232,15 @@ pub fn publish_many(http: &mut Http, channel: &str, count: usize) -> u64 {
     last
 }
 
+/// A server by itself, to which these were published.
+pub fn single(database: &Path, contents: &[&str]) -> Program {
+    let single = Program::start(database, &[]);
+    for content in contents {
+        single.http().publish("lab", content);
+    }
+    single
+}
+
 /// Starts a node that must not start; returns what it says.
 #[track_caller]
 pub fn refused(database: &Path, url: &str, flags: &[&str]) -> String {

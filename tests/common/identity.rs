@@ -3,7 +3,7 @@
 use std::fs::{self, Permissions};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
@@ -49,12 +49,14 @@ impl Identity {
             .expect("a certificate");
 
         let dir = tempfile::tempdir().expect("a directory");
-        fs::write(dir.path().join("root.pem"), root.pem()).expect("a file");
         let chain = leaf.pem() + &intermediate.pem();
-        fs::write(dir.path().join("cert.pem"), chain).expect("a file");
-        let path = dir.path().join("key.pem");
-        fs::write(&path, key.serialize_pem()).expect("a file");
-        fs::set_permissions(path, Permissions::from_mode(0o600)).expect("a mode");
+        for (name, pem) in [
+            ("root.pem", root.pem()),
+            ("cert.pem", chain),
+            ("key.pem", key.serialize_pem()),
+        ] {
+            write_for_owner(&dir.path().join(name), &pem);
+        }
         Self {
             dir,
             client: client(root.der()),
@@ -86,6 +88,12 @@ impl Identity {
     pub fn subscribe(&self, address: SocketAddr, channel: &str) -> Ws<Tunnel> {
         self.open(address, &format!("/api/ws/{channel}"))
     }
+}
+
+/// Writes a file that nobody else may read.
+pub fn write_for_owner(path: &Path, text: &str) {
+    fs::write(path, text).expect("a file");
+    fs::set_permissions(path, Permissions::from_mode(0o600)).expect("a mode");
 }
 
 fn client(root: &CertificateDer<'static>) -> Arc<ClientConfig> {

@@ -42,7 +42,7 @@ impl Client {
             PollFd::new(&*self.stream, events),
             PollFd::new(&self.wake, PollFlags::IN),
         ];
-        if poll(&mut ready, Some(&timespec(timeout))).is_err() {
+        if poll(&mut ready, timespec(timeout).as_ref()).is_err() {
             // Interrupted: the caller looks at everything again.
             return false;
         }
@@ -240,15 +240,13 @@ impl Client {
     }
 }
 
-fn timespec(duration: Duration) -> Timespec {
+/// For `poll`; what is too long to say is for ever.
+fn timespec(duration: Duration) -> Option<Timespec> {
     // Rounded up: waking before a deadline would only mean waiting again.
     let duration = if duration.is_zero() {
         duration
     } else {
         duration + Duration::from_millis(1)
     };
-    Timespec {
-        tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
-        tv_nsec: i64::from(duration.subsec_nanos()),
-    }
+    Timespec::try_from(duration).ok()
 }
