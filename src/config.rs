@@ -157,7 +157,8 @@ pub struct Backplane {
     pub cacert: Option<PathBuf>,
 
     /// The certificate that a Redis is shown that asks for one (`tls-auth-clients`), those that
-    /// signed it, and its private key, in one file in PEM; read once, at the start.
+    /// signed it, and its private key, in one file in PEM that only its owner may be allowed to
+    /// read; read once, at the start.
     ///
     /// Default none.
     pub cert: Option<PathBuf>,

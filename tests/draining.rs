@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use common::tokens::Tokens;
-use common::{Http, Program, Response, TestServer, eventually};
+use common::{Http, Program, Response, TestServer, eventually, post_sized};
 use rustix::process::Signal;
 
 fn is_draining(answer: &Response) -> bool {
@@ -107,11 +107,7 @@ fn what_was_sent_on_an_answer_that_kept_the_connection_is_answered() {
     let body = r#"{"channel_id": "lab", "author": "test", "content": "x"}"#;
     for http in &mut clients {
         http.publish("lab", "x");
-        http.send(format!(
-            "POST /api/messages HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
-             Content-Length: {}\r\n\r\n{body}",
-            body.len()
-        ));
+        http.send(post_sized(body));
     }
     program.signal(Signal::TERM);
     for http in &mut clients {

@@ -8,7 +8,7 @@ use std::net::Shutdown;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use After::{Closes, Either, Stays};
-use common::{Response, TestServer};
+use common::{Response, TestServer, post, post_chunked, post_sized};
 
 /// What becomes of the connection after the answer.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -41,18 +41,6 @@ const MAX_BODY: usize = 256 << 10;
 
 fn get(headers: &str) -> String {
     format!("GET /api/health HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n")
-}
-
-fn post(headers: &str, body: &str) -> String {
-    format!("POST /api/messages HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n{body}")
-}
-
-fn post_sized(body: &str) -> String {
-    post(&format!("Content-Length: {}\r\n", body.len()), body)
-}
-
-fn post_chunked(body: &str) -> String {
-    post("Transfer-Encoding: chunked\r\n", body)
 }
 
 /// `body` in chunks of `size`, without the last one of length zero.

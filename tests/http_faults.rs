@@ -13,7 +13,7 @@ use rustix::net::sockopt::set_socket_linger;
 use rustix::process::Resource;
 use serde_json::json;
 
-use common::{Http, Program, TestServer, Ws, eventually};
+use common::{Http, Program, TestServer, Ws, eventually, post, post_chunked, post_sized};
 
 const MESSAGE: &str = r#"{"channel_id":"lab","author":"ada","content":"hi"}"#;
 const HEALTH: &str = "GET /api/health HTTP/1.1\r\nHost: localhost\r\n\r\n";
@@ -27,18 +27,6 @@ const SHORT: Duration = Duration::from_millis(300);
 
 /// What nobody should ever wait for on a server with nothing to do.
 const PROMPT: Duration = Duration::from_secs(10);
-
-fn post(headers: &str, body: &str) -> String {
-    format!("POST /api/messages HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n{body}")
-}
-
-fn post_sized(body: &str) -> String {
-    post(&format!("Content-Length: {}\r\n", body.len()), body)
-}
-
-fn post_chunked(body: &str) -> String {
-    post("Transfer-Encoding: chunked\r\n", body)
-}
 
 /// A POST, a page of history and a WebSocket, each on a connection of its own.
 fn assert_serves(address: SocketAddr) {

@@ -506,6 +506,19 @@ impl<S: Read + Write> Ws<S> {
     }
 }
 
+/// A request that publishes, as it goes over the wire.
+pub fn post(headers: &str, body: &str) -> String {
+    format!("POST /api/messages HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n{body}")
+}
+
+pub fn post_sized(body: &str) -> String {
+    post(&format!("Content-Length: {}\r\n", body.len()), body)
+}
+
+pub fn post_chunked(body: &str) -> String {
+    post("Transfer-Encoding: chunked\r\n", body)
+}
+
 /// A server with a file and one with the ring in memory, each with the same changed configuration.
 pub fn both_stores(change: impl Fn(&mut Config)) -> impl Iterator<Item = TestServer> {
     [false, true].into_iter().map(move |in_memory| {
