@@ -291,8 +291,9 @@ pub struct Retention {
 /// What a commit waits for before it is acknowledged.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Sync {
-    /// The operating system has it: survives a crash or `kill -9` of the program. A power
-    /// cut may take the last moments, never the file's consistency.
+    /// The operating system has it: survives a crash or `kill -9` of the program. It is brought
+    /// to the disk after a second, or after a mebibyte: a power cut may take what came since,
+    /// never the file's consistency.
     #[default]
     Normal,
     /// The disk has it: survives a power cut.

@@ -16,6 +16,7 @@
 //! | `rest` | 1 | tiny_http's request loop: routes and handlers of all that does not publish; waits neither for a client nor for the disk |
 //! | `query-N` | 2 | read history from the store for `rest` |
 //! | `journal` | 1 | the sequencer: takes all waiting drafts and states, commits them in one transaction, answers their publishers |
+//! | `flush` | 1, with `--sync normal` | brings the store's write-ahead log to the disk, which no commit waits for |
 //! | `broadcast` | 1 | takes committed batches in order, merges what waits into one chunk per channel, offers it to the subscribers |
 //! | `append`, `follow`, `presence` | 1 each, with a backplane | append to the log that several nodes share; read it for `journal`; tell other nodes of the subscribers here |
 //! | `feeds` | 1 | offers the newest states to the subscribers of feeds, so that a large one holds up no message |

@@ -191,6 +191,41 @@ fn a_file_that_may_not_grow_is_503_until_it_may() {
     assert_sound(&database);
 }
 
+/// The log is moved into the database file, again and again.
+#[test]
+fn the_write_ahead_log_stays_short_however_much_is_published() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let database = dir.path().join("long.db");
+    let program = Program::start(&database, &[]);
+    let mut http = program.http();
+    let content = "x".repeat(200 << 10);
+    let bytes_of = |file: &Path| fs::metadata(file).expect("a file").len();
+    let mut longest = 0;
+    for _ in 0..200 {
+        http.publish("lab", &content);
+        longest = longest.max(bytes_of(&dir.path().join("long.db-wal")));
+    }
+    assert!(longest < 10 << 20, "{longest} bytes of log");
+    assert!(bytes_of(&database) > 25 << 20, "the rest is in the file");
+}
+
+/// SQLite keeps the log beside the file, not beside the link.
+#[test]
+fn a_database_behind_a_link_is_one_like_any_other() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let (file, link) = (dir.path().join("file.db"), dir.path().join("link.db"));
+    std::os::unix::fs::symlink("file.db", &link).expect("a link");
+    for round in 1..=2 {
+        let mut program = Program::start(&link, &[]);
+        assert_eq!(program.http().publish("lab", "hello"), round);
+        program.signal(Signal::TERM);
+        assert_eq!(program.wait().code(), Some(0));
+        assert_eq!(rows(&file).len() as u64, round);
+    }
+    assert!(fs::symlink_metadata(&link).expect("a link").is_symlink());
+    assert!(!dir.path().join("file.db-wal").exists(), "it is closed");
+}
+
 #[test]
 fn an_id_is_never_given_twice_even_when_its_message_was_deleted_before_a_restart() {
     let dir = tempfile::tempdir().expect("a temporary directory");

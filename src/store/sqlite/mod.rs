@@ -7,6 +7,7 @@ mod retention;
 mod rows;
 mod schema;
 mod shared;
+mod wal;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, TryLockError};
@@ -23,6 +24,7 @@ use crate::protocol::{Draft, MessageId};
 use pool::Pool;
 use reader::SqliteReader;
 use rows::id;
+use wal::Flusher;
 
 /// How long a commit waits for another program that has the file locked.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -72,7 +74,7 @@ pub(super) fn open(
         path: path.to_owned(),
         reason,
     };
-    let connection = schema::open(path).map_err(refused)?;
+    let mut connection = schema::open(path).map_err(refused)?;
     let synchronous = match sync {
         Sync::Normal => "NORMAL",
         Sync::Full => "FULL",
@@ -90,9 +92,17 @@ pub(super) fn open(
         totals: Mutex::default(),
         holes: shared::holes(&connection).map_err(|error| refused(error.to_string()))?,
     });
+    let flusher = match sync {
+        Sync::Normal => wal::file(path).map(|log| Some(move || log.sync_data())),
+        Sync::Full => Ok(None),
+    };
+    let flusher = flusher
+        .and_then(|flush| wal::attend(&mut connection, wal::SOON, flush))
+        .map_err(|error| refused(format!("its write-ahead log: {error}")))?;
     Ok((
         SqliteWriter {
             connection,
+            flusher,
             readers: Arc::clone(&readers),
             warned: false,
             most_receipts: most_receipts(max_bytes, receipts::BYTES),
@@ -104,6 +114,7 @@ pub(super) fn open(
 /// The journal's connection.
 pub(super) struct SqliteWriter {
     connection: Connection,
+    flusher: Option<Flusher>,
     readers: Arc<SqliteReader>,
     /// Deleting messages does not make the file small enough, which was logged.
     warned: bool,
@@ -183,7 +194,10 @@ impl Writer for SqliteWriter {
         Ok(receipts::look(&self.connection, until)?)
     }
 
-    fn close(self: Box<Self>) {
+    fn close(mut self: Box<Self>) {
+        if let Some(flusher) = self.flusher.take() {
+            flusher.stop(&mut self.connection);
+        }
         // The last connection to close removes the write-ahead log, and a read-only one cannot.
         let deadline = Instant::now() + CLOSING_TIMEOUT;
         self.readers.serving.close(deadline);
