@@ -209,6 +209,27 @@ fn the_write_ahead_log_stays_short_however_much_is_published() {
     assert!(bytes_of(&database) > 25 << 20, "the rest is in the file");
 }
 
+/// Nothing can be moved past what another program reads.
+#[test]
+fn a_program_that_reads_the_database_at_the_end_keeps_the_log_there_and_loses_nothing() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let database = dir.path().join("read.db");
+    let said = dir.path().join("log");
+    let mut program = Program::start_logging(&database, &[], &said);
+    program.http().publish("lab", "before");
+    let reader = Connection::open(&database).expect("a database");
+    reader
+        .execute_batch("BEGIN; SELECT count(*) FROM messages")
+        .expect("a snapshot");
+    program.http().publish("lab", "after");
+    program.signal(Signal::TERM);
+    assert_eq!(program.wait().code(), Some(0));
+    let log = fs::read_to_string(said).expect("the log");
+    assert!(log.contains("another program reads the database"), "{log}");
+    reader.execute_batch("COMMIT").expect("the end of it");
+    assert_eq!(rows(&database).len(), 2);
+}
+
 /// SQLite keeps the log beside the file, not beside the link.
 #[test]
 fn a_database_behind_a_link_is_one_like_any_other() {

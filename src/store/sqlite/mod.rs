@@ -13,7 +13,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, TryLockError};
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, OpenFlags, Row, Transaction, TransactionBehavior, params};
 
 use super::receipt::most_receipts;
 use super::{Applied, Batch, Left, Remembered, Rule, Step, StoredState, Writer};
@@ -93,7 +93,7 @@ pub(super) fn open(
         holes: shared::holes(&connection).map_err(|error| refused(error.to_string()))?,
     });
     let flusher = match sync {
-        Sync::Normal => wal::file(path).map(|log| Some(move || log.sync_data())),
+        Sync::Normal => wal::file(&connection, path).map(|log| Some(move || log.sync_data())),
         Sync::Full => Ok(None),
     };
     let flusher = flusher
@@ -195,9 +195,6 @@ impl Writer for SqliteWriter {
     }
 
     fn close(mut self: Box<Self>) {
-        if let Some(flusher) = self.flusher.take() {
-            flusher.stop(&mut self.connection);
-        }
         // The last connection to close removes the write-ahead log, and a read-only one cannot.
         let deadline = Instant::now() + CLOSING_TIMEOUT;
         self.readers.serving.close(deadline);
@@ -205,8 +202,17 @@ impl Writer for SqliteWriter {
         // Another program that reads the file holds up a checkpoint, not us for long.
         let _ = self.connection.busy_timeout(CLOSING_TIMEOUT);
         let checkpoint = "PRAGMA wal_checkpoint(TRUNCATE)";
-        if let Err(error) = self.connection.query_row(checkpoint, [], |_| Ok(())) {
-            log::warn!("the write-ahead log stays beside the database, nothing is lost: {error}");
+        let is_busy = |row: &Row<'_>| row.get::<_, bool>(0);
+        let why = match self.connection.query_row(checkpoint, [], is_busy) {
+            Ok(false) => None,
+            Ok(true) => Some("another program reads the database".to_owned()),
+            Err(error) => Some(error.to_string()),
+        };
+        if let Some(why) = why {
+            log::warn!("the write-ahead log stays beside the database, nothing is lost: {why}");
+        }
+        if let Some(flusher) = self.flusher.take() {
+            flusher.stop(&mut self.connection);
         }
     }
 }

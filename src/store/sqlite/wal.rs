@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use rusqlite::hooks::Wal;
 use rusqlite::{Connection, ErrorCode};
 
@@ -24,8 +24,11 @@ use rusqlite::{Connection, ErrorCode};
 const LONG: u64 = 8 << 20;
 
 /// Bytes of the log that are brought to the disk at a time: some milliseconds of a disk's work.
-/// A log that could not begin anew is tried again after as many.
 const STEP: u64 = 1 << 20;
+
+/// Bytes after which a log that could not begin anew is tried again: it can when all of it is in
+/// the database file at a moment in which nobody reads the rest of it.
+const RETRY: u64 = 64 << 10;
 
 /// Longest time until a commit is on its way to the disk.
 ///
@@ -44,8 +47,12 @@ pub(super) struct Flusher {
 }
 
 /// The log's file, which SQLite keeps beside the database and not beside a link to it.
-pub(super) fn file(path: &Path) -> io::Result<File> {
-    let mut log = path.canonicalize()?.into_os_string();
+pub(super) fn file(connection: &Connection, path: &Path) -> io::Result<File> {
+    let mut log = match connection.path() {
+        Some(resolved) => resolved.into(),
+        // It is not UTF-8.
+        None => path.canonicalize()?.into_os_string(),
+    };
     log.push("-wal");
     File::open(log)
 }
@@ -61,7 +68,7 @@ pub(super) fn attend(
         .pragma_query_value(None, "page_size", |row| row.get(0))
         .map_err(io::Error::other)?;
     let is_clean = Arc::new(AtomicBool::new(true));
-    // One of each kind at most.
+    // What is to be done soon must not keep out what is to be done now.
     let (nudge, nudges) = bounded(2);
     let mut log = Log {
         page_bytes: u64::from(page_bytes),
@@ -93,16 +100,15 @@ impl Flusher {
     ) -> io::Result<Self> {
         let mut failing = false;
         let run = move || {
-            while let Ok(nudge) = nudges.recv() {
-                if let Nudge::Soon = nudge
-                    && matches!(
-                        nudges.recv_timeout(soon),
-                        Err(RecvTimeoutError::Disconnected)
-                    )
-                {
+            loop {
+                let nudge = nudges.recv();
+                if let Ok(Nudge::Soon) = nudge {
+                    // One that comes earlier is as good, and so is the end.
+                    let _ = nudges.recv_timeout(soon);
+                }
+                if is_clean.swap(true, Ordering::AcqRel) && nudge.is_err() {
                     return;
                 }
-                is_clean.store(true, Ordering::Release);
                 let error = flush().err();
                 if let (Some(error), false) = (&error, failing) {
                     // SQLite hears of it, too, before it relies on what is in the log.
@@ -153,7 +159,7 @@ impl Log {
         } else if self.is_clean.swap(false, Ordering::AcqRel) {
             let _ = self.nudge.try_send(Nudge::Soon);
         }
-        if bytes >= LONG && bytes >= self.moved + STEP {
+        if bytes >= LONG && bytes >= self.moved + RETRY {
             self.moved = bytes;
             self.go_into_file(wal);
         }
@@ -174,6 +180,8 @@ impl Log {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
 
     /// How long a test waits for what has to come.
@@ -190,10 +198,7 @@ mod tests {
     impl Attended {
         fn new(soon: Duration) -> Self {
             let directory = tempfile::tempdir().unwrap();
-            let mut connection = Connection::open(directory.path().join("test.db")).unwrap();
-            connection
-                .execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE messages (content BLOB)")
-                .unwrap();
+            let mut connection = open(directory.path());
             let (flushed, flushes) = crossbeam_channel::unbounded();
             let flush = move || flushed.send(()).map_err(io::Error::other);
             let flusher = attend(&mut connection, soon, Some(flush)).unwrap().unwrap();
@@ -206,24 +211,41 @@ mod tests {
         }
 
         fn commit(&self, bytes: usize) {
-            let content = vec![7u8; bytes];
-            self.connection
-                .execute("INSERT INTO messages VALUES (?1)", [content])
-                .unwrap();
+            commit(&self.connection, bytes);
         }
 
         fn log_bytes(&self) -> u64 {
-            let log = self.directory.path().join("test.db-wal");
-            std::fs::metadata(log).unwrap().len()
+            log_bytes(self.directory.path())
         }
+    }
+
+    fn open(directory: &Path) -> Connection {
+        let connection = Connection::open(directory.join("test.db")).unwrap();
+        connection
+            .execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE messages (content BLOB)")
+            .unwrap();
+        connection
+    }
+
+    fn commit(connection: &Connection, bytes: usize) {
+        connection
+            .execute("INSERT INTO messages VALUES (?1)", [vec![7u8; bytes]])
+            .unwrap();
+    }
+
+    fn log_bytes(directory: &Path) -> u64 {
+        let log = directory.join("test.db-wal");
+        std::fs::metadata(log).unwrap().len()
     }
 
     #[test]
     fn a_single_commit_is_brought_to_the_disk_soon_and_once() {
         let soon = Duration::from_millis(50);
         let attended = Attended::new(soon);
+        let begin = Instant::now();
         attended.commit(200);
         attended.flushes.recv_timeout(DEADLINE).unwrap();
+        assert!(begin.elapsed() >= soon, "{:?}", begin.elapsed());
         assert!(attended.flushes.recv_timeout(4 * soon).is_err());
         attended.commit(200);
         attended.flushes.recv_timeout(DEADLINE).unwrap();
@@ -232,7 +254,8 @@ mod tests {
     #[test]
     fn much_is_brought_to_the_disk_in_steps() {
         let attended = Attended::new(10 * DEADLINE);
-        for _ in 0..4 {
+        // The log begins anew on the way.
+        for _ in 0..12 {
             attended.commit(2 * STEP as usize);
             attended.flushes.recv_timeout(DEADLINE).unwrap();
         }
@@ -240,15 +263,32 @@ mod tests {
 
     #[test]
     fn the_log_stays_short_and_begins_anew() {
-        let mut attended = Attended::new(SOON);
+        let attended = Attended::new(SOON);
         for _ in 0..100 {
             attended.commit(STEP as usize);
         }
         let longest = LONG + 2 * STEP;
         assert!(attended.log_bytes() < longest, "{}", attended.log_bytes());
+    }
+
+    #[test]
+    fn the_end_does_not_wait_for_the_last_second_and_does_not_forget_it() {
+        let mut attended = Attended::new(10 * DEADLINE);
+        attended.commit(200);
         attended.flusher.stop(&mut attended.connection);
-        // Whoever stops it hears nothing of it later.
-        assert!(attended.flushes.iter().count() > 0);
+        assert_eq!(attended.flushes.iter().count(), 1);
+    }
+
+    #[test]
+    fn without_a_flusher_the_log_stays_short_too() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut connection = open(directory.path());
+        let none = attend(&mut connection, SOON, None::<fn() -> io::Result<()>>);
+        assert!(none.unwrap().is_none());
+        for _ in 0..20 {
+            commit(&connection, STEP as usize);
+        }
+        assert!(log_bytes(directory.path()) < LONG + 2 * STEP);
     }
 
     #[test]
