@@ -102,9 +102,13 @@
 //!
 //! Each entry names the one before it. A node that misses some, because they were trimmed, notes
 //! the *hole* in its store, reads all feeds' states anew and lets its subscribers go on from the
-//! store, where whoever's cursor is before the hole is told of the gap. When Redis has lost the
-//! end of the log, the node that has more of it lets the ids jump by a million: none is given
-//! to two messages.
+//! store, where whoever's cursor is before the hole is told of the gap.
+//!
+//! A Redis that was started anew, or a replica in its place, may have lost the end of the log, and
+//! whoever joins first does not know what others had of it. So the log notes in which run of Redis it
+//! was last gone on with, and in another one the first who joins lets the ids jump by a million: none
+//! is given to two messages. The append script refuses what comes before that, and a batch that an
+//! earlier run was sent is looked for and not appended again.
 //!
 //! # Watching it
 //!

@@ -136,8 +136,9 @@ fn kill_9_of_a_redis_that_syncs_each_append_loses_nothing_that_was_acknowledged(
     load.assert_is_in(&history);
     // The listeners stayed, and have all of it in its order.
     for listener in &mut listeners {
-        let heard: Vec<_> = history.iter().map(|_| listener.next_message()).collect();
-        assert_eq!(heard, history);
+        for message in &history {
+            assert_eq!(listener.next_message(), *message);
+        }
         listener.is_quiet();
     }
 }
@@ -181,13 +182,13 @@ fn while_redis_is_gone_publishing_is_503_with_retry_after_and_the_rest_goes_on()
         node.await_connected();
         node.publish("lab", "after");
     }
-    assert_eq!(
-        contents(&cluster.history()),
-        ["before", "after", "after", "after"]
-    );
-    for expected in 2..=4 {
-        assert_eq!(listener.next_message()["id"], expected);
+    let history = cluster.history();
+    assert_eq!(contents(&history), ["before", "after", "after", "after"]);
+    for message in &history[1..] {
+        assert_eq!(listener.next_message(), *message);
     }
+    // Redis may have lost something, for all that the nodes know: no id is taken twice.
+    assert_eq!(id(&history[1]), 1_000_002);
 }
 
 #[track_caller]

@@ -1,6 +1,7 @@
 -- Appends a batch to the log, once. One step of Redis: nothing comes between.
 -- KEYS: stream, log, feeds, batch, one key for each claim
--- ARGV: identity, node, number, deadline, keep, how many messages, checks, states, claims; then
+-- ARGV: identity, node, number, deadline, keep, how many messages, checks, states, claims, which
+--   run of Redis this is (or nothing), how far the node has the log (id, step); then
 --   each message's payload; each check's feed and revision; each state's feed, revision and
 --   payload; each claim's fingerprint, place of its first message or -1, revision, rest
 if redis.replicate_commands then redis.replicate_commands() end
@@ -12,6 +13,19 @@ local time = redis.call('TIME')
 local now = time[1] .. string.format('%06d', tonumber(time[2]))
 local identity = redis.call('HGET', log, 'id')
 if identity ~= ARGV[1] or redis.call('EXISTS', stream) == 0 then return {'other', now} end
+-- Redis was started anew, perhaps without the log's end, and nobody has gone on behind it yet.
+if ARGV[10] ~= '' and redis.call('HGET', log, 'run') ~= ARGV[10] then return {'other', now} end
+
+local info = redis.call('XINFO', 'STREAM', stream)
+local last
+for at = 1, #info, 2 do
+  if info[at] == 'last-generated-id' then last = info[at + 1] end
+end
+local head, step = string.match(last, '^(%d+)-(%d+)$')
+head, step = tonumber(head), tonumber(step)
+-- The end of the log is lost.
+local known, known_step = tonumber(ARGV[11]), tonumber(ARGV[12])
+if head < known or (head == known and step < known_step) then return {'other', now} end
 
 -- A repetition, whose first answer was lost, or one that comes after its successor.
 local done = redis.call('GET', batch)
@@ -33,21 +47,13 @@ for claim = 1, claims do
 end
 if #found > 2 then return found end
 
-local info = redis.call('XINFO', 'STREAM', stream)
-local last
-for at = 1, #info, 2 do
-  if info[at] == 'last-generated-id' then last = info[at + 1] end
-end
-
-local at = 9 + messages
+local at = 12 + messages
 for check = 1, checks do
   local rev = redis.call('HGET', feeds, ARGV[at + 1]) or '0'
   if rev ~= ARGV[at + 2] then return {'stale', now, last} end
   at = at + 2
 end
 
-local head, step = string.match(last, '^(%d+)-(%d+)$')
-head, step = tonumber(head), tonumber(step)
 local first = head + 1
 local suffix = ' ' .. now .. ' ' .. node .. ':' .. number
 local function append(id, kind, payload)
@@ -57,7 +63,7 @@ end
 for message = 1, messages do
   head = head + 1
   step = 0
-  append(string.format('%.0f-0', head), 'm', ARGV[9 + message])
+  append(string.format('%.0f-0', head), 'm', ARGV[12 + message])
 end
 for state = 1, states do
   step = step + 1

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use data_encoding::HEXLOWER;
 
 use super::entry::{encode_message, encode_state};
-use super::{Backplane, Connection, Failure, PATIENCE, Reply, micros};
+use super::{Backplane, Connection, Failure, PATIENCE, Reply, micros, server};
 use crate::protocol::{
     Draft, Feed, Given, MessageId, Position, Receipt, Remembered, Rev, StoredState, clock,
 };
@@ -14,6 +14,9 @@ const SCRIPT: &[u8] = include_bytes!("append.lua");
 
 /// The pause before another attempt when connecting failed at once.
 const RETRY: Duration = Duration::from_millis(50);
+
+/// What is said when a batch that an earlier run of Redis was sent is not there.
+const ANEW: &str = "it was started anew";
 
 /// One node's way to append.
 pub(crate) struct Appender {
@@ -27,6 +30,8 @@ pub(crate) struct Appender {
 struct Ready {
     connection: Connection,
     script: Vec<u8>,
+    /// Which run of Redis it is to; empty if that is not said.
+    run: String,
     /// What Redis' clock showed, and when.
     clock: (u64, Instant),
 }
@@ -42,6 +47,8 @@ pub(crate) struct Asked<'a> {
     pub(crate) states: &'a [StoredState],
     /// Requests in it that are to be done once.
     pub(crate) claims: &'a [Receipt],
+    /// How far this node has the log: one that ends before that has lost its end.
+    pub(crate) known: Position,
 }
 
 /// What became of a batch.
@@ -81,6 +88,11 @@ impl Appended {
             micros: 0,
         }
     }
+
+    /// Nothing was appended for it.
+    pub(crate) fn is_nothing(&self) -> bool {
+        self.first == MessageId(0)
+    }
 }
 
 impl Appender {
@@ -109,39 +121,46 @@ impl Appender {
         // Whoever waits is told at the deadline: by then it must not be possible any more.
         let now = Instant::now();
         let latest = now + deadline.saturating_duration_since(now).mul_f64(0.9);
-        let mut lost = None;
+        // Why an answer was lost, and which run of Redis owed the first that was.
+        let mut lost: Option<(String, String)> = None;
         loop {
-            match self.attempt(identity, asked, latest, deadline) {
+            let sent_to = lost.as_ref().map(|(_, run)| run.as_str());
+            let failure = match self.attempt(identity, asked, latest, deadline, sent_to) {
+                // It is known when some node has gone on with the log.
+                Ok(Outcome::Other) if lost.is_some() => Failure::Lost(ANEW.to_owned()),
                 Ok(outcome) => return outcome,
                 Err((failure, was_sent)) => {
-                    self.connection = None;
+                    let run = self.connection.take().map(|ready| ready.run);
                     let is_lost = matches!(failure, Failure::Lost(_));
                     if !is_lost && lost.is_none() && !was_sent {
                         return Outcome::Refused(failure.reason());
                     }
-                    if was_sent {
-                        lost = Some(failure.reason());
+                    if was_sent && lost.is_none() {
+                        lost = Some((failure.reason(), run.unwrap_or_default()));
                     }
-                    let now = Instant::now();
-                    if now + RETRY >= deadline || give_up() {
-                        return match lost {
-                            Some(reason) => Outcome::Unknown(reason),
-                            None => Outcome::Refused(failure.reason()),
-                        };
-                    }
-                    std::thread::sleep(RETRY);
+                    failure
                 }
+            };
+            let now = Instant::now();
+            if now + RETRY >= deadline || give_up() {
+                return match lost {
+                    Some((reason, _)) => Outcome::Unknown(reason),
+                    None => Outcome::Refused(failure.reason()),
+                };
             }
+            std::thread::sleep(RETRY);
         }
     }
 
-    /// One attempt, which Redis does not begin after `latest`; what failed, and whether Redis may have done it all the same.
+    /// One attempt, which Redis does not begin after `latest`; what failed, and whether Redis may
+    /// have done it all the same. An earlier one was `sent_to` that run of Redis.
     fn attempt(
         &mut self,
         identity: &str,
         asked: Asked<'_>,
         latest: Instant,
         deadline: Instant,
+        sent_to: Option<&str>,
     ) -> Result<Outcome, (Failure, bool)> {
         let left = deadline.saturating_duration_since(Instant::now());
         let ready = match &mut self.connection {
@@ -151,9 +170,22 @@ impl Appender {
                 place.insert(ready.map_err(|failure| (failure, false))?)
             }
         };
+        // What an earlier run had appended may be lost, together with the number that tells of it,
+        // and nodes may have read it before: it is only asked whether it is there.
+        let is_asked = sent_to.is_some_and(|run| run != ready.run);
         let until = latest.saturating_duration_since(ready.clock.1);
-        let latest = ready.clock.0 + u64::try_from(until.as_micros()).unwrap_or(u64::MAX / 2);
-        let arguments = arguments(&self.backplane, identity, self.number, latest, asked);
+        let latest = match is_asked {
+            true => 0,
+            false => ready.clock.0 + u64::try_from(until.as_micros()).unwrap_or(u64::MAX / 2),
+        };
+        let arguments = arguments(
+            &self.backplane,
+            identity,
+            self.number,
+            latest,
+            asked,
+            &ready.run,
+        );
         // Half of what is left, so that a connection that went silent is not all there was.
         let patience = (left / 2).min(PATIENCE);
         let patience = patience.max(Duration::from_millis(200)).min(left);
@@ -167,7 +199,15 @@ impl Appender {
         let (outcome, now) = outcome(reply)
             .ok_or_else(|| (Failure::Lost("an answer made no sense".to_owned()), true))?;
         ready.clock = (now, Instant::now());
-        Ok(outcome)
+        Ok(match outcome {
+            Outcome::Refused(_) if is_asked => Outcome::Unknown(ANEW.to_owned()),
+            outcome => outcome,
+        })
+    }
+
+    /// The next batch goes over a new connection.
+    pub(crate) fn disconnect(&mut self) {
+        self.connection = None;
     }
 }
 
@@ -175,11 +215,13 @@ impl Ready {
     fn connect(backplane: &Backplane, patience: Duration) -> Result<Self, Failure> {
         let mut connection = backplane.connect(patience)?;
         let script = load(&mut connection)?;
+        let run = server::info(&mut connection)?.run;
         let time = connection.run("TIME", &[])?;
         let micros = micros(&time).ok_or(Failure::Lost("TIME made no sense".to_owned()))?;
         Ok(Self {
             connection,
             script,
+            run,
             clock: (micros, Instant::now()),
         })
     }
@@ -211,12 +253,14 @@ fn arguments(
     number: u64,
     latest: u64,
     asked: Asked<'_>,
+    run: &str,
 ) -> Vec<Vec<u8>> {
     let Asked {
         messages,
         checks,
         states,
         claims,
+        known,
     } = asked;
     let keys = &backplane.keys;
     let text = |text: &str| text.as_bytes().to_vec();
@@ -242,6 +286,9 @@ fn arguments(
         count(checks.len()),
         count(states.len()),
         count(claims.len()),
+        text(run),
+        text(&known.id.to_string()),
+        text(&known.step.to_string()),
     ]);
     all.extend(messages.iter().map(encode_message));
     for (feed, rev) in checks {

@@ -6,7 +6,7 @@ use super::append::{Appender, Asked, Outcome};
 use super::follower::Follower;
 use super::join::{Own, Refusal};
 use super::{Backplane, PATIENCE, entry, random};
-use crate::protocol::{Feed, ROUTES, Rev, State, StoredState};
+use crate::protocol::{Feed, Position, ROUTES, Rev, State, StoredState};
 
 impl Backplane {
     /// Which feeds have newer states in Redis than here; those that have newer ones here are
@@ -87,6 +87,8 @@ impl Backplane {
             checks,
             states,
             claims: &[],
+            // The log was looked at a moment ago.
+            known: Position::default(),
         };
         let deadline = Instant::now() + PATIENCE;
         match appender.append(identity, asked, deadline, &|| false) {

@@ -86,7 +86,15 @@ impl Follower {
             complete_at,
         };
         for entry in found {
+            let is_mark = matches!(entry.content, entry::Content::Mark);
+            if is_mark && !read.entries.is_empty() {
+                // Subscribers have what is before it when they hear that ids jump.
+                read.complete_at = None;
+                break;
+            }
             let follows = match entry.after {
+                // The log goes on there without what this node has more.
+                Some(after) if is_mark => after <= self.position,
                 Some(after) => after == self.position,
                 None => entry.position.id <= self.position.id,
             };

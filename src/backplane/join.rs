@@ -2,6 +2,7 @@
 
 use super::entry::{self, Entry, mark_header};
 use super::follower::Follower;
+use super::server::{self, Info};
 use super::{Backplane, Connection, Failure, PATIENCE, Reply, eval, micros};
 use crate::protocol::{LogMark, MessageId, Position, State, StoredState};
 
@@ -55,12 +56,12 @@ impl Backplane {
             ),
             other => self.refusal(other),
         })?;
-        self.check_version(&mut connection)?;
+        let run = self.check_version(&mut connection)?;
         let position = own.mark.position;
         let mut compare = own.compare_feeds;
         let mut found = self.look(&mut connection)?;
         if found.is_none() {
-            self.create(&mut connection, own)?;
+            self.create(&mut connection, own, &run)?;
             // Another node may have been faster.
             found = self.look(&mut connection)?;
         }
@@ -70,14 +71,14 @@ impl Backplane {
             ));
         };
         self.check_identity(&identity, own)?;
-        let last = self.last(&mut connection)?;
-        if position > last {
-            self.raise(&mut connection, &identity, position, last)?;
-            compare = true;
-        } else if position > Position::default() {
+        let mut last = self.last(&mut connection)?;
+        compare |= position == Position::default() || position > last;
+        if position > Position::default() && position <= last {
             compare |= !self.has_not_diverged(&mut connection, own.mark)?;
-        } else {
-            compare = true;
+        }
+        let before = self.last_run(&mut connection, &run)?;
+        if position > last || (before != run && !run.is_empty()) {
+            last = self.raise(&mut connection, &identity, position, last, [&before, &run])?;
         }
         let mut follower = Follower {
             connection,
@@ -138,11 +139,10 @@ impl Backplane {
         }
     }
 
-    fn check_version(&self, connection: &mut Connection) -> Result<(), Refusal> {
-        let info = match connection.run("INFO", &[b"server"]) {
+    /// Which run of Redis this is, if it is one that will do.
+    fn check_version(&self, connection: &mut Connection) -> Result<String, Refusal> {
+        let Info { version, run } = match server::info(connection) {
             Ok(info) => info,
-            // Whoever may not ask is not asked to prove it.
-            Err(failure) if failure.is("NOPERM") => return Ok(()),
             Err(Failure::Password) => {
                 return Err(self.fatal(
                     "the password is missing; write --backplane redis://USER:PASSWORD@HOST:PORT",
@@ -151,11 +151,6 @@ impl Backplane {
             // TLS may have been so far without a look at this side's certificate.
             Err(failure) => return Err(self.refusal(failure)),
         };
-        let text = info.text().unwrap_or_default();
-        let version = text
-            .lines()
-            .find_map(|line| line.strip_prefix("redis_version:"));
-        let version = version.unwrap_or_default().trim();
         let major = version
             .split('.')
             .next()
@@ -164,8 +159,19 @@ impl Backplane {
             Some(major) if major < OLDEST_MAJOR => Err(self.fatal(&format!(
                 "it is Redis {version}, which has no streams; use Redis 5.0 or newer, or Valkey"
             ))),
-            _ => Ok(()),
+            // Whoever may not ask is not asked to prove it.
+            _ => Ok(run),
         }
+    }
+
+    /// The run of Redis in which the log was last gone on with: this one, if none is noted.
+    fn last_run(&self, connection: &mut Connection, run: &str) -> Result<String, Refusal> {
+        let log = self.keys.log.as_bytes();
+        if !run.is_empty() {
+            connection.run("HSETNX", &[log, b"run", run.as_bytes()])?;
+        }
+        let noted = connection.run("HGET", &[log, b"run"])?;
+        Ok(noted.text().unwrap_or_default().to_owned())
     }
 
     /// Which log is there, if one is.
@@ -205,7 +211,7 @@ impl Backplane {
     }
 
     /// Begins a log where this node is, or, if it was in one that is gone, well behind that.
-    fn create(&self, connection: &mut Connection, own: &Own<'_>) -> Result<(), Refusal> {
+    fn create(&self, connection: &mut Connection, own: &Own<'_>, run: &str) -> Result<(), Refusal> {
         let position = own.mark.position;
         let mut identity = self.own_identity(own.mark);
         let mut first = position.next_step();
@@ -221,7 +227,7 @@ impl Backplane {
             };
         }
         let (first, header) = (first.to_string(), self.header(connection, position)?);
-        let mut arguments: Vec<Vec<u8>> = [identity, &first, &header]
+        let mut arguments: Vec<Vec<u8>> = [identity, &first, &header, run]
             .map(|argument| argument.as_bytes().to_vec())
             .into();
         for stored in (own.states)() {
@@ -261,32 +267,49 @@ impl Backplane {
             .ok_or_else(|| Refusal::Away("XINFO made no sense".to_owned()))
     }
 
-    /// Redis has lost what this node has: nobody else may get these ids.
+    /// Redis has lost the end of the log, or was started anew and may have: nobody else may get
+    /// the ids that were in it. Where the log goes on then.
     fn raise(
         &self,
         connection: &mut Connection,
         identity: &str,
         position: Position,
         last: Position,
-    ) -> Result<(), Refusal> {
+        [before, run]: [&str; 2],
+    ) -> Result<Position, Refusal> {
+        let end = position.max(last);
         let next = Position {
-            id: MessageId(position.id.0 + MARGIN),
+            id: MessageId(end.id.0 + MARGIN),
             step: 1,
         };
-        log::warn!(
-            "the backplane {} has lost the end of the log: it ends at {last}, this node has {position}; \
-             it goes on behind {}",
-            self.address(),
-            next.id
-        );
-        let header = self.header(connection, position)?;
-        let arguments = [identity, &last.to_string(), &next.to_string(), &header]
-            .map(|argument| argument.as_bytes().to_vec());
+        let address = self.address();
+        let header = self.header(connection, end)?;
+        let arguments = [
+            identity,
+            &last.to_string(),
+            before,
+            &next.to_string(),
+            &header,
+            run,
+        ]
+        .map(|argument| argument.as_bytes().to_vec());
         let keys = [&self.keys.stream, &self.keys.log];
-        match eval(connection, RAISE, &keys, &arguments)? {
-            Reply::Number(1) => Ok(()),
-            _ => Err(Refusal::Away("the log has just changed".to_owned())),
+        let Reply::Number(1) = eval(connection, RAISE, &keys, &arguments)? else {
+            return Err(Refusal::Away("the log has just changed".to_owned()));
+        };
+        if position > last {
+            log::warn!(
+                "the backplane {address} has lost the end of the log: it ends at {last}, this node has {position}; \
+                 it goes on behind {}",
+                next.id
+            );
+        } else {
+            log::info!(
+                "the backplane {address} was started anew: in case it has lost the end of the log, it goes on behind {}",
+                next.id
+            );
         }
+        Ok(next)
     }
 
     /// Whether the entry that this node had last is still there, if it is the same; another one

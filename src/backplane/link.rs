@@ -146,6 +146,11 @@ impl Link {
         true
     }
 
+    /// How often the log was joined again.
+    pub(crate) fn reconnects(&self) -> u64 {
+        self.lock().reconnects
+    }
+
     /// Makes the follower join anew.
     pub(crate) fn look_again(&self) {
         self.lock().look_again = true;

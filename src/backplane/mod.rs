@@ -9,7 +9,7 @@
 //! | key | what it has |
 //! |---|---|
 //! | `threadcast` | the stream |
-//! | `{threadcast}:log` | which log it is: a number chosen at random by the node that began it |
+//! | `{threadcast}:log` | which log it is: a number chosen at random by the node that began it; in which run of Redis it was last gone on with |
 //! | `{threadcast}:feeds` | each feed's revision and state, for nodes that come when the stream has them no more |
 //! | `{threadcast}:batch:NODE` | what this node's last batch came to, for a repetition; an hour |
 //! | `{threadcast}:once:KEY` | what an `Idempotency-Key` came to; 24 hours |
@@ -37,6 +37,7 @@ mod link;
 mod presence;
 #[cfg_attr(not(feature = "redis"), path = "no_redis.rs")]
 mod redis;
+mod server;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,8 +1,10 @@
--- Goes on behind what a node has, when Redis has lost the end of the log.
+-- Goes on further up, when Redis has lost the end of the log or may have.
 -- KEYS: stream, log
--- ARGV: identity, the last id as the node saw it, id of the new entry, its header
+-- ARGV: identity, the last id and the run of Redis as the node saw them in the log, id of the new
+--   entry, its header, which run of Redis this is
 if redis.replicate_commands then redis.replicate_commands() end
 if redis.call('HGET', KEYS[2], 'id') ~= ARGV[1] then return 0 end
+if (redis.call('HGET', KEYS[2], 'run') or '') ~= ARGV[3] then return 0 end
 local last = '0-0'
 if redis.call('EXISTS', KEYS[1]) == 1 then
   local info = redis.call('XINFO', 'STREAM', KEYS[1])
@@ -11,5 +13,6 @@ if redis.call('EXISTS', KEYS[1]) == 1 then
   end
 end
 if last ~= ARGV[2] then return 0 end
-redis.call('XADD', KEYS[1], ARGV[3], 'h', ARGV[4], 'k', 'log')
+redis.call('XADD', KEYS[1], ARGV[4], 'h', ARGV[5], 'k', 'log')
+if ARGV[6] ~= '' then redis.call('HSET', KEYS[2], 'run', ARGV[6]) end
 return 1

@@ -30,13 +30,20 @@ const MAX_LINGER: Duration = Duration::from_millis(2);
 
 /// The journal's end of the queue. Bounded by bytes.
 pub(super) struct Broadcast {
-    frames: Sender<Vec<(Channel, MessageFrame)>>,
+    batches: Sender<Batch>,
     manager: Arc<ConnectionManager>,
     /// The newest message that was sent here.
     head: MessageId,
     waiting: Arc<Waiting>,
     max_bytes: usize,
     usage: Arc<Usage>,
+}
+
+/// What is queued, in the order of the log.
+enum Batch {
+    Messages(Vec<(Channel, MessageFrame)>),
+    /// Up to here subscribers go on from the store: there is something missing, or to be told.
+    Jump(MessageId),
 }
 
 /// How many bytes wait for the fan-out.
@@ -59,12 +66,12 @@ impl Broadcast {
         max_bytes: usize,
         usage: Arc<Usage>,
     ) -> io::Result<(Self, JoinHandle<()>)> {
-        let (frames, received) = unbounded();
+        let (batches, received) = unbounded();
         let waiting = Arc::new(Waiting::default());
         manager.begin_at(head);
         let fan_out = FanOut {
             manager: Arc::clone(&manager),
-            frames: received,
+            batches: received,
             waiting: Arc::clone(&waiting),
             max_bytes,
             usage: Arc::clone(&usage),
@@ -74,7 +81,7 @@ impl Broadcast {
             .spawn(move || fan_out.run())?;
         Ok((
             Self {
-                frames,
+                batches,
                 manager,
                 head,
                 waiting,
@@ -112,14 +119,20 @@ impl Broadcast {
         self.usage.traffic.show_fanout_bytes(*waiting);
         drop(waiting);
         // The thread ends after its senders.
-        let _ = self.frames.send(batch);
+        let _ = self.batches.send(Batch::Messages(batch));
+    }
+
+    /// Lets every subscriber go on from the store up to here, when it has what was sent before.
+    pub(super) fn jump(&mut self, head: MessageId) {
+        self.head = self.head.max(head);
+        let _ = self.batches.send(Batch::Jump(head));
     }
 }
 
 /// The broadcast thread.
 struct FanOut {
     manager: Arc<ConnectionManager>,
-    frames: Receiver<Vec<(Channel, MessageFrame)>>,
+    batches: Receiver<Batch>,
     waiting: Arc<Waiting>,
     max_bytes: usize,
     usage: Arc<Usage>,
@@ -127,12 +140,25 @@ struct FanOut {
 
 impl FanOut {
     fn run(&self) {
-        while let Ok(first) = self.frames.recv() {
+        let mut held = None;
+        while let Some(first) = held.take().or_else(|| self.batches.recv().ok()) {
             let mut merged = Merged::default();
-            merged.add(first);
+            match first {
+                Batch::Messages(batch) => merged.add(batch),
+                Batch::Jump(head) => {
+                    self.manager.fall_behind(head);
+                    continue;
+                }
+            }
             // At most what `Waiting` lets in is taken at once.
-            while let Ok(batch) = self.frames.try_recv() {
-                merged.add(batch);
+            while let Ok(batch) = self.batches.try_recv() {
+                match batch {
+                    Batch::Messages(batch) => merged.add(batch),
+                    jump @ Batch::Jump(_) => {
+                        held = Some(jump);
+                        break;
+                    }
+                }
             }
             // The journal waits for the bytes below: a bug must not keep them.
             let begin = Instant::now();
@@ -150,7 +176,7 @@ impl FanOut {
             drop(waiting);
             self.waiting.fewer.notify_all();
             // Whoever has something to hear now and then hears it at once.
-            if merged.messages > 1 && !self.frames.is_empty() && !is_full {
+            if merged.messages > 1 && !self.batches.is_empty() && !is_full {
                 thread::sleep((took * LINGER).min(MAX_LINGER));
             }
         }

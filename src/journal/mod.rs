@@ -189,6 +189,7 @@ impl Journal {
                     mark,
                     forgetting,
                     waiting: VecDeque::new(),
+                    skipped: VecDeque::new(),
                     failing: false,
                 };
                 (

@@ -54,7 +54,7 @@ impl Sequencer {
                 log::error!("a bug in the journal: a batch was lost before its answer");
                 // If it was committed before that, nobody will offer it.
                 let head = MessageId(self.head.load(Ordering::Acquire));
-                self.manager.fall_behind(head);
+                self.broadcast.jump(head);
                 self.manager.wake_waiting();
             }
             self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);

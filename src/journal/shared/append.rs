@@ -38,6 +38,8 @@ pub(super) struct Appending {
     pub(super) steps: Sender<Step>,
     /// The end of what this node has appended.
     pub(super) last: Position,
+    /// How often the log had been joined again at the last batch.
+    pub(super) reconnects: u64,
 }
 
 /// Which request a receipt is of.
@@ -117,6 +119,13 @@ impl Appending {
                 return refuse(batch, &error);
             }
         };
+        let reconnects = self.link.reconnects();
+        if reconnects != self.reconnects {
+            // The connection is to a Redis that may be gone: nobody is to wonder whether it has
+            // done what it is sent.
+            self.appender.disconnect();
+            self.reconnects = reconnects;
+        }
         self.appender.next_batch();
         let deadline = Instant::now() + self.backplane.timeout;
         let mut next = Next::Again(batch);
@@ -179,6 +188,7 @@ impl Appending {
             checks: &plan.checks(&batch.states),
             states: &plan.steps(),
             claims: &receipts,
+            known,
         };
         if asked.messages.is_empty() && asked.checks.is_empty() {
             // All of them are refused, which needs no log.

@@ -16,7 +16,7 @@ use super::super::{Committed, Order};
 use super::append::refuse;
 use super::follow::Found;
 use super::{OwnFeeds, Step, Waiting, not_known};
-use crate::backplane::{Content, Entry, Link, Read};
+use crate::backplane::{Appended, Content, Entry, Link, Read};
 use crate::error::{Error, Result};
 use crate::frame::MessageFrame;
 use crate::history::{Transition, transitions};
@@ -30,6 +30,10 @@ use crate::usage::Usage;
 
 /// How long a store that failed is left alone.
 const RETRY: Duration = Duration::from_millis(250);
+
+/// Parts of the log that this node passed over and remembers: publishers wait for some seconds, and
+/// each is another end that Redis has lost, or a stream that was trimmed.
+const SKIPPED: usize = 16;
 
 /// How long publishers are waited for at the end, whose messages are in the log already.
 const LAST_MOMENTS: Duration = Duration::from_secs(1);
@@ -50,6 +54,8 @@ pub(in crate::journal) struct Replica {
     pub(in crate::journal) mark: LogMark,
     pub(in crate::journal) forgetting: Forgetting,
     pub(in crate::journal) waiting: VecDeque<Waiting>,
+    /// What was between these was not read: after the first, up to the second.
+    pub(in crate::journal) skipped: VecDeque<(Position, Position)>,
     /// The store failed, which was logged.
     pub(in crate::journal) failing: bool,
 }
@@ -62,6 +68,7 @@ struct Changes {
     states: Vec<StoredState>,
     transitions: Vec<(String, Vec<Transition>)>,
     hole: Option<Hole>,
+    skipped: Vec<(Position, Position)>,
 }
 
 impl Replica {
@@ -179,7 +186,7 @@ impl Replica {
             self.miss(&mut changes, &mut mark, *to);
         }
         for entry in &read.entries {
-            self.add(&mut changes, entry, mark.position.id);
+            self.add(&mut changes, entry, mark.position);
             mark.position = entry.position;
             mark.batch.clone_from(&entry.batch);
         }
@@ -205,11 +212,12 @@ impl Replica {
         if last >= first {
             changes.hole = Some(Hole { first, last });
         }
+        changes.skipped.push((mark.position, to));
         mark.position = mark.position.max(to);
         mark.batch.clear();
     }
 
-    fn add(&self, changes: &mut Changes, entry: &Entry, before: MessageId) {
+    fn add(&self, changes: &mut Changes, entry: &Entry, before: Position) {
         match &entry.content {
             Content::Message(draft) => {
                 let timestamp = clock::at(entry.micros);
@@ -219,13 +227,15 @@ impl Replica {
             }
             Content::State(stored) => self.add_state(changes, stored, entry.micros),
             // Ids go on further up, and nothing is between.
-            Content::Mark if entry.position.id > before => {
-                changes.hole = Some(Hole {
-                    first: before.next(),
-                    last: before,
-                });
+            Content::Mark => {
+                changes.skipped.push((before, entry.position));
+                if entry.position.id > before.id {
+                    changes.hole = Some(Hole {
+                        first: before.id.next(),
+                        last: before.id,
+                    });
+                }
             }
-            Content::Mark => {}
             Content::Foreign => log::warn!(
                 "the entry {} of the backplane's stream is not of this program: it is left out",
                 entry.position
@@ -301,6 +311,9 @@ impl Replica {
         self.count(&changes, begin.elapsed(), outcome.is_ok());
         outcome?;
         self.mark = mark;
+        self.skipped.extend(&changes.skipped);
+        let old = self.skipped.len().saturating_sub(SKIPPED);
+        self.skipped.drain(..old);
         for stored in &changes.states {
             self.own.note(stored);
             self.feeds.replace(stored);
@@ -316,7 +329,7 @@ impl Replica {
         if let Some(hole) = changes.hole {
             // They go on from the store, which tells them.
             self.head.fetch_max(hole.last.0, Ordering::AcqRel);
-            self.manager.fall_behind(hole.last);
+            self.broadcast.jump(hole.last);
         }
         let bytes = changes
             .messages
@@ -348,7 +361,7 @@ impl Replica {
         if end > head && messages.last().is_none_or(|newest| newest.frame.id < end) {
             // The log goes on here, although there is no message.
             self.head.fetch_max(end.0, Ordering::AcqRel);
-            self.manager.fall_behind(end);
+            self.broadcast.jump(end);
         }
     }
 
@@ -356,8 +369,14 @@ impl Replica {
     fn answer(&mut self, stopping: bool) {
         while let Some(waiting) = self.waiting.front() {
             if waiting.appended.last <= self.mark.position {
+                let is_here = self.has(&waiting.appended);
                 if let Some(waiting) = self.waiting.pop_front() {
-                    self.answer_one(waiting);
+                    match is_here {
+                        true => self.answer_one(waiting),
+                        false => {
+                            self.refuse(waiting, "it was appended, and then the log's end was lost")
+                        }
+                    }
                 }
             } else if self.failing || waiting.deadline <= Instant::now() {
                 let reason = if self.failing && !stopping {
@@ -372,6 +391,13 @@ impl Replica {
                 return;
             }
         }
+    }
+
+    /// Whether a batch is among what was applied, and not among what was passed over.
+    fn has(&self, appended: &Appended) -> bool {
+        let mut skipped = self.skipped.iter();
+        appended.is_nothing()
+            || skipped.all(|(after, to)| appended.last <= *after || appended.last > *to)
     }
 
     fn answer_one(&mut self, waiting: Waiting) {

@@ -159,6 +159,7 @@ impl Shared {
             max_batch,
             steps: steps.clone(),
             last: Position::default(),
+            reconnects: 0,
         };
         let follower = node.follower;
         let presence = node.presence;
