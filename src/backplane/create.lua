@@ -6,6 +6,7 @@ local identity = redis.call('HGET', KEYS[2], 'id')
 if identity then return identity end
 if redis.call('EXISTS', KEYS[1]) == 1 then return '' end
 redis.call('HSET', KEYS[2], 'id', ARGV[1])
+-- Programs that know only earlier versions do not join it.
 redis.call('HSET', KEYS[2], 'version', '1')
 if ARGV[4] ~= '' then redis.call('HSET', KEYS[2], 'run', ARGV[4]) end
 redis.call('XADD', KEYS[1], ARGV[2], 'h', ARGV[3], 'k', 'log')

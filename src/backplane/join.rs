@@ -3,7 +3,7 @@
 use super::entry::{self, Entry, mark_header};
 use super::follower::Follower;
 use super::server::{self, Info};
-use super::{Backplane, Connection, Failure, PATIENCE, Reply, eval, micros};
+use super::{Backplane, Connection, Failure, PATIENCE, Reply, eval, micros, setup};
 use crate::protocol::{LogMark, MessageId, Position, State, StoredState};
 
 const CREATE: &[u8] = include_bytes!("create.lua");
@@ -35,19 +35,25 @@ pub(crate) struct Own<'a> {
 pub(crate) enum Refusal {
     /// Somebody has to do something about it.
     Fatal(String),
+    /// Redis is not set up for it. A server that starts has been given the wrong one; one that has
+    /// used it may find it better in a moment, as after a failover.
+    Unusable(String),
     /// It may be better in a moment.
     Away(String),
 }
 
 impl From<Failure> for Refusal {
     fn from(failure: Failure) -> Self {
-        Self::Away(failure.reason())
+        match setup::fault(&failure) {
+            Some(reason) => Self::Unusable(reason),
+            None => Self::Away(failure.reason()),
+        }
     }
 }
 
 impl Backplane {
-    /// Joins the log, or begins it. Blocks for some seconds at most. Nothing is written to Redis
-    /// when it is refused.
+    /// Joins the log, or begins it. Blocks for some seconds at most. Nothing is written to a log
+    /// that is refused.
     pub(crate) fn join(&self, own: &Own<'_>) -> Result<Follower, Refusal> {
         let mut connection = self.connect(PATIENCE).map_err(|failure| match failure {
             Failure::Password => self.fatal(
@@ -57,13 +63,14 @@ impl Backplane {
             other => self.refusal(other),
         })?;
         let run = self.check_version(&mut connection)?;
+        self.check_setup(&mut connection)?;
         let position = own.mark.position;
         let mut compare = own.compare_feeds;
-        let mut found = self.look(&mut connection)?;
+        let mut found = self.look(&mut connection, own)?;
         if found.is_none() {
             self.create(&mut connection, own, &run)?;
             // Another node may have been faster.
-            found = self.look(&mut connection)?;
+            found = self.look(&mut connection, own)?;
         }
         let Some(identity) = found else {
             return Err(Refusal::Away(
@@ -120,12 +127,7 @@ impl Backplane {
         Ok(())
     }
 
-    /// Of a log that this node begins.
-    fn own_identity<'a>(&'a self, mark: &'a LogMark) -> &'a str {
-        mark.intended().unwrap_or(&self.node)
-    }
-
-    fn fatal(&self, what: &str) -> Refusal {
+    pub(super) fn fatal(&self, what: &str) -> Refusal {
         Refusal::Fatal(format!(
             "cannot use the backplane {}: {what}",
             self.address()
@@ -174,48 +176,14 @@ impl Backplane {
         Ok(noted.text().unwrap_or_default().to_owned())
     }
 
-    /// Which log is there, if one is.
-    fn look(&self, connection: &mut Connection) -> Result<Option<String>, Refusal> {
-        let keys = &self.keys;
-        let mut kind = |key: &str| -> Result<String, Refusal> {
-            let kind = connection.run("TYPE", &[key.as_bytes()])?;
-            Ok(kind.text().unwrap_or_default().to_owned())
-        };
-        let stream = kind(&keys.stream)?;
-        let log = kind(&keys.log)?;
-        for (key, found, wanted) in [(&keys.stream, &stream, "stream"), (&keys.log, &log, "hash")] {
-            if found != "none" && found != wanted {
-                return Err(self.fatal(&format!(
-                    "its key {key:?} has a {found} of another program, not a {wanted}; \
-                     choose another one with --backplane-key"
-                )));
-            }
-        }
-        if log == "none" && stream != "none" {
-            return Err(self.fatal(&format!(
-                "its stream {:?} has entries of another program; choose another key with --backplane-key",
-                keys.stream
-            )));
-        }
-        if log == "none" {
-            return Ok(None);
-        }
-        let identity = connection.run("HGET", &[keys.log.as_bytes(), b"id"])?;
-        match identity.text() {
-            Some(identity) => Ok(Some(identity.to_owned())),
-            None => Err(self.fatal(&format!(
-                "its key {:?} has a hash of another program; choose another key with --backplane-key",
-                keys.log
-            ))),
-        }
-    }
-
     /// Begins a log where this node is, or, if it was in one that is gone, well behind that.
     fn create(&self, connection: &mut Connection, own: &Own<'_>, run: &str) -> Result<(), Refusal> {
         let position = own.mark.position;
-        let mut identity = self.own_identity(own.mark);
+        let new = self.own_identity(own.mark);
+        let mut identity = new.as_str();
         let mut first = position.next_step();
         if own.mark.has_joined() {
+            self.check_place(&own.mark.identity)?;
             identity = &own.mark.identity;
             log::warn!(
                 "the backplane {} has no log any more: a new one begins, {MARGIN} ids further",

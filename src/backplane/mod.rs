@@ -9,7 +9,7 @@
 //! | key | what it has |
 //! |---|---|
 //! | `threadcast` | the stream |
-//! | `{threadcast}:log` | which log it is: a number chosen at random by the node that began it; in which run of Redis it was last gone on with |
+//! | `{threadcast}:log` | which log it is: `NODE/DATABASE/KEY`, by which node it was begun and where; its version; in which run of Redis it was last gone on with |
 //! | `{threadcast}:feeds` | each feed's revision and state, for nodes that come when the stream has them no more |
 //! | `{threadcast}:batch:NODE` | what this node's last batch came to, for a repetition; an hour |
 //! | `{threadcast}:once:KEY` | what an `Idempotency-Key` came to; 24 hours |
@@ -32,14 +32,17 @@ mod backoff;
 mod entry;
 mod feeds;
 mod follower;
+mod identity;
 mod join;
 mod link;
 mod presence;
 #[cfg_attr(not(feature = "redis"), path = "no_redis.rs")]
 mod redis;
 mod server;
+mod setup;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use data_encoding::HEXLOWER;
@@ -68,6 +71,8 @@ pub(crate) struct Backplane {
     /// This run of this server.
     node: Arc<str>,
     keep: u64,
+    /// It was said that Redis may evict keys.
+    has_warned: Arc<AtomicBool>,
     /// See [`config::Backplane::timeout`].
     pub(crate) timeout: Duration,
 }
@@ -110,13 +115,14 @@ impl Backplane {
             }),
             node: random().into(),
             keep: config.keep,
+            has_warned: Arc::default(),
             timeout: config.timeout,
         })
     }
 
     /// Marks that this node is about to begin a log.
     pub(crate) fn intend(&self, mark: &mut LogMark) {
-        mark.intend(&self.node);
+        mark.intend(&self.identity_by(&self.node));
     }
 
     /// Where the log is, without a password.
@@ -157,6 +163,8 @@ pub(crate) enum Failure {
     Lost(String),
     /// The password is wrong or missing.
     Password,
+    /// It cannot be used as it is configured: nothing was done.
+    Unusable(String),
     /// One of the two does not accept the other's certificate: nothing was done.
     #[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "only TLS has them"))]
     Distrust(String),
@@ -170,6 +178,27 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
+    /// From all of an error of Redis, without where in which script it came up.
+    fn refused(error: &str) -> Self {
+        let mut reason = error;
+        // Since Redis 7 that is behind it: `… script: 08be…, on @user_script:1.`
+        if let Some((before, behind)) = error.rsplit_once(" script: ")
+            && behind.contains(", on @user_script")
+        {
+            reason = before;
+        } else if error.starts_with("ERR Error running script")
+            && let Some((_, behind)) = error.rsplit_once("@user_script:")
+            && let Some((_, within)) = behind.split_once(": ")
+        {
+            // Before: `ERR Error running script (call to f_08be…): @user_script:1: …`
+            reason = within.trim_start_matches('-');
+        }
+        Self::Refused {
+            code: reason.split(' ').next().unwrap_or_default().to_owned(),
+            reason: reason.to_owned(),
+        }
+    }
+
     fn is(&self, wanted: &str) -> bool {
         matches!(self, Self::Refused { code, .. } if code == wanted)
     }
@@ -177,9 +206,10 @@ impl Failure {
     /// In words.
     pub(crate) fn reason(&self) -> String {
         match self {
-            Self::Lost(reason) | Self::Distrust(reason) | Self::Refused { reason, .. } => {
-                reason.clone()
-            }
+            Self::Lost(reason)
+            | Self::Unusable(reason)
+            | Self::Distrust(reason)
+            | Self::Refused { reason, .. } => reason.clone(),
             Self::Password => "the password is wrong or missing".to_owned(),
         }
     }
@@ -228,4 +258,51 @@ fn micros(time: &Reply) -> Option<u64> {
     };
     let part = |at: usize| parts.get(at)?.text()?.parse::<u64>().ok();
     Some(part(0)? * 1_000_000 + part(1)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_within_a_script_is_told_as_one_without() {
+        let hash = "08be99c76f7a10d96dc9ea23ee73a858e02d5ce8";
+        let readonly = "READONLY You can't write against a read only replica.";
+        let may_not = "ERR The user executing the script can't run this command or subcommand";
+        for (error, reason) in [
+            (readonly.to_owned(), readonly),
+            (
+                format!("{readonly} script: {hash}, on @user_script:12."),
+                readonly,
+            ),
+            (
+                format!("{may_not} script: {hash}, on @user_script:12."),
+                may_not,
+            ),
+            (
+                format!("ERR Error running script (call to f_{hash}): @user_script:9: {readonly}"),
+                readonly,
+            ),
+            (
+                format!(
+                    "ERR Error running script (call to f_{hash}): \
+                     @user_script:9: @user_script: 9: -{readonly}"
+                ),
+                readonly,
+            ),
+            (
+                "ERR no such script: ours".to_owned(),
+                "ERR no such script: ours",
+            ),
+        ] {
+            let code = reason.split(' ').next().unwrap_or_default();
+            assert_eq!(
+                Failure::refused(&error),
+                Failure::Refused {
+                    code: code.to_owned(),
+                    reason: reason.to_owned()
+                }
+            );
+        }
+    }
 }

@@ -25,6 +25,10 @@ impl Remote {
         match *self {}
     }
 
+    pub(crate) fn database(&self) -> i64 {
+        match *self {}
+    }
+
     pub(crate) fn connect(&self, _: Duration) -> Result<Connection, Failure> {
         match *self {}
     }

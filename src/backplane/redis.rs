@@ -21,6 +21,7 @@ use crate::{error::Error, stream::pem::Pem};
 #[derive(Clone)]
 pub(crate) struct Remote {
     client: Client,
+    database: i64,
 }
 
 /// One connection. Whoever got [`Failure::Lost`] from it has to take another.
@@ -47,7 +48,10 @@ impl Remote {
         let info = client.get_connection_info().clone();
         // Everything here is read as the older protocol has it.
         let settings = info.redis_settings().clone();
+        let database = settings.db();
+        // Chosen in `connect`: `redis` keeps no error's code when it does that itself.
         let settings = settings
+            .set_db(0)
             .set_protocol(ProtocolVersion::RESP2)
             .set_skip_set_lib_name();
         let info = info.set_redis_settings(settings);
@@ -57,7 +61,12 @@ impl Remote {
             );
         }
         let client = open(info, config)?;
-        Ok(Self { client })
+        Ok(Self { client, database })
+    }
+
+    /// The number of the database that is asked for.
+    pub(crate) fn database(&self) -> i64 {
+        self.database
     }
 
     /// Where it is, without a password.
@@ -77,7 +86,26 @@ impl Remote {
         let connection = self.client.get_connection_with_timeout(patience)?;
         connection.set_read_timeout(Some(patience))?;
         connection.set_write_timeout(Some(patience))?;
-        Ok(Connection(connection))
+        let mut connection = Connection(connection);
+        if self.database != 0 {
+            let number = self.database.to_string();
+            let chosen = connection.run("SELECT", &[number.as_bytes()]);
+            chosen.map_err(|failure| match failure {
+                // It has not so many, or it is a Redis Cluster and has only 0. Whatever else is an
+                // ERR, as too many clients, is not about the number.
+                Failure::Refused { reason, .. }
+                    if ["ERR DB index", "ERR invalid DB index", "ERR SELECT"]
+                        .iter()
+                        .any(|about| reason.starts_with(about)) =>
+                {
+                    Failure::Unusable(format!(
+                        "its database {number} cannot be used: it answers {reason:?}"
+                    ))
+                }
+                other => other,
+            })?;
+        }
+        Ok(connection)
     }
 }
 
@@ -173,11 +201,11 @@ impl From<RedisError> for Failure {
             return Self::Distrust(reason);
         }
         match error.kind() {
-            ErrorKind::Server(_) | ErrorKind::Extension => Self::Refused {
-                code: code.to_owned(),
-                reason: match error.detail() {
-                    Some(detail) => format!("{code} {detail}").trim().to_owned(),
-                    None => error.to_string(),
+            ErrorKind::Server(_) | ErrorKind::Extension => match error.detail() {
+                Some(detail) => Self::refused(format!("{code} {detail}").trim()),
+                None => Self::Refused {
+                    code: code.to_owned(),
+                    reason: error.to_string(),
                 },
             },
             // The system's words for it are that a resource is unavailable.

@@ -65,6 +65,12 @@ pub(super) fn join(
             Some(follower)
         }
         Err(Refusal::Fatal(sentence)) => return Err(Error::Backplane(sentence)),
+        Err(Refusal::Unusable(reason)) => {
+            let address = backplane.address();
+            return Err(Error::Backplane(format!(
+                "cannot use the backplane {address}: {reason}"
+            )));
+        }
         Err(Refusal::Away(reason)) => {
             log::warn!(
                 "the backplane {} is away: {reason}; publishing is answered 503 until it is there",

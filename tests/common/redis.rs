@@ -70,7 +70,8 @@ impl Redis {
         Some((redis, TlsPort { url, identity }))
     }
 
-    fn start_with(config: &[&str]) -> Option<Self> {
+    /// One with these flags.
+    pub fn start_with(config: &[&str]) -> Option<Self> {
         Self::start_at(free_address(), config)
     }
 

@@ -70,7 +70,9 @@ impl Following {
                         Err(Ended) => return,
                     }
                 }
-                Err(Refusal::Fatal(reason) | Refusal::Away(reason)) => reason,
+                Err(Refusal::Fatal(reason) | Refusal::Unusable(reason) | Refusal::Away(reason)) => {
+                    reason
+                }
             };
             if self.link.set_away(&reason) && !self.link.is_stopping() {
                 log::warn!(

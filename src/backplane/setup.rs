@@ -1,0 +1,75 @@
+//! Whether a Redis is set up for a log: it takes what is written, lets this node do all it has to,
+//! and keeps what it has.
+
+use std::sync::atomic::Ordering;
+
+use super::join::Refusal;
+use super::{Backplane, Connection, Failure, eval};
+
+const RIGHTS: &[u8] = include_bytes!("rights.lua");
+
+const REPLICA: &str = "it is a replica, which takes no messages; name its master";
+
+const ALLOW: &str = "the README has the line that allows it (ACL SETUSER)";
+
+/// How Redis 6 and 7.0 begin when it is a command in a script that the user may not run.
+const MAY_NOT: &str = "The user executing the script can't";
+
+impl Backplane {
+    /// Says what will not work, before it is found out with messages.
+    pub(super) fn check_setup(&self, connection: &mut Connection) -> Result<(), Refusal> {
+        let info = match connection.run("INFO", &[]) {
+            Ok(info) => info.text().unwrap_or_default().to_owned(),
+            // Whoever may not ask finds out later.
+            Err(failure) if failure.is("NOPERM") => String::new(),
+            Err(failure) => return Err(failure.into()),
+        };
+        let field = |name: &str| {
+            let mut fields = info.lines().filter_map(|line| line.split_once(':'));
+            let found = fields.find(|(found, _)| *found == name);
+            found.map_or("", |(_, value)| value.trim())
+        };
+        // Reading would go well, and every message be refused.
+        if field("slave_read_only") == "1" {
+            return Err(Refusal::Unusable(REPLICA.to_owned()));
+        }
+        self.check_rights(connection)?;
+        let (memory, policy) = (field("maxmemory"), field("maxmemory_policy"));
+        let may_evict = !["", "0"].contains(&memory) && policy != "noeviction";
+        if may_evict && !self.has_warned.swap(true, Ordering::Relaxed) {
+            log::warn!(
+                "the backplane {} may evict the log when its memory is full (maxmemory-policy {policy}); \
+                 set maxmemory-policy to noeviction",
+                self.address()
+            );
+        }
+        Ok(())
+    }
+
+    /// Redis says it of one command at a time, when it comes, and of a key not which one it is.
+    fn check_rights(&self, connection: &mut Connection) -> Result<(), Refusal> {
+        let keys = &self.keys;
+        let other = format!("{}batch:{}", keys.prefix, self.node);
+        let keys = [&keys.stream, &keys.log, &keys.feeds, &other];
+        let keys = keys.map(|key| key.as_bytes().to_vec());
+        let missing = eval(connection, RIGHTS, &[], &keys)?;
+        match missing.text().map(str::trim) {
+            None | Some("") => Ok(()),
+            Some(missing) => Err(Refusal::Unusable(format!(
+                "its user may not run {missing:?}; {ALLOW}"
+            ))),
+        }
+    }
+}
+
+/// What is wrong with the setup, if that is why it failed.
+pub(super) fn fault(failure: &Failure) -> Option<String> {
+    match failure {
+        Failure::Unusable(reason) => Some(reason.clone()),
+        Failure::Refused { code, .. } if code == "READONLY" => Some(REPLICA.to_owned()),
+        Failure::Refused { code, reason } if code == "NOPERM" || reason.contains(MAY_NOT) => Some(
+            format!("its user may not do all that is needed, it answers {reason:?}; {ALLOW}"),
+        ),
+        _ => None,
+    }
+}
