@@ -10,6 +10,12 @@ use std::time::Duration;
 
 use common::tokens::{Tokens, bearer};
 use common::{Http, Response, TestServer};
+#[cfg(feature = "redis")]
+use common::{
+    cluster::{Node, try_publish},
+    eventually,
+    redis::Redis,
+};
 use serde_json::{Value, json};
 use threadcast::access::Scope;
 use threadcast::server::ROUTES;
@@ -369,6 +375,44 @@ fn what_is_answered_is_what_the_document_says() {
     let response = http.request("DELETE", &format!("/api/connections/{id}"), &[], b"");
     assert_eq!(response.status, 200, "{}", response.text());
     document.check(("DELETE", "/api/connections/{id}"), &response);
+}
+
+/// Of one of several, in all that it may say.
+#[cfg(feature = "redis")]
+#[test]
+fn the_health_of_a_node_is_what_the_document_says() {
+    let Some(redis) = Redis::start() else { return };
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let node = Node::start(dir.path().join("a.db"), &redis, &["--drain-delay", "1h"]);
+    node.await_connected();
+    let document = Document(node.http().get("/api/openapi.json").json());
+    let health = |wanted: (u16, &str)| {
+        let response = node.http().get("/api/health");
+        document.check(("GET", "/api/health"), &response);
+        let health = response.json();
+        assert_eq!(
+            (response.status, health["status"].as_str()),
+            (wanted.0, Some(wanted.1))
+        );
+        health["backplane"].clone()
+    };
+    health((200, "ok"));
+    redis.call(&["CONFIG", "SET", "maxmemory", "1"]);
+    assert_eq!(try_publish(&mut node.http(), "refused").status, 503);
+    assert!(health((200, "ok"))["refuses"].is_string());
+    redis.call(&["CONFIG", "SET", "maxmemory", "0"]);
+    redis.call(&["HSET", "{threadcast}:log", "id", "another"]);
+    assert_eq!(try_publish(&mut node.http(), "refused").status, 503);
+    eventually("it has found another log", || {
+        node.http().get("/api/health").status == 503
+    });
+    assert!(health((503, "stranded"))["reason"].is_string());
+    let counted = node.http().get("/api/channels?cluster=1");
+    assert_eq!(counted.status, 503);
+    document.check(("GET", "/api/channels"), &counted);
+    node.program.signal(rustix::process::Signal::TERM);
+    eventually("it is draining", || node.health()["status"] == "draining");
+    health((503, "draining"));
 }
 
 #[test]

@@ -62,6 +62,8 @@ pub(crate) enum Outcome {
     Once(Vec<(usize, Remembered)>),
     /// Nothing was appended, for this reason.
     Refused(String),
+    /// Nothing was appended: Redis is there and does not take it, as it may not the next one.
+    Denied(String),
     /// This is not the log that was joined, or it is gone.
     Other,
     /// It may be in the log or not.
@@ -133,7 +135,7 @@ impl Appender {
                     let run = self.connection.take().map(|ready| ready.run);
                     let is_lost = matches!(failure, Failure::Lost(_));
                     if !is_lost && lost.is_none() && !was_sent {
-                        return Outcome::Refused(failure.reason());
+                        return Outcome::Denied(failure.reason());
                     }
                     if was_sent && lost.is_none() {
                         lost = Some((failure.reason(), run.unwrap_or_default()));

@@ -93,7 +93,9 @@ impl Backplane {
         let deadline = Instant::now() + PATIENCE;
         match appender.append(identity, asked, deadline, &|| false) {
             Outcome::Done(_) => Ok(()),
-            Outcome::Refused(reason) => Err(Failure::refused(&reason).into()),
+            Outcome::Refused(reason) | Outcome::Denied(reason) => {
+                Err(Failure::refused(&reason).into())
+            }
             _ => Err(Refusal::Away("the feeds have just changed".to_owned())),
         }
     }

@@ -56,9 +56,10 @@ impl Backplane {
     /// that is refused.
     pub(crate) fn join(&self, own: &Own<'_>) -> Result<Follower, Refusal> {
         let mut connection = self.connect(PATIENCE).map_err(|failure| match failure {
-            Failure::Password => self.fatal(
+            Failure::Password => Refusal::Unusable(
                 "the password is wrong or missing; write --backplane redis://USER:PASSWORD@HOST:PORT \
-                 (THREADCAST_BACKPLANE keeps it off the command line)",
+                 (THREADCAST_BACKPLANE keeps it off the command line)"
+                    .to_owned(),
             ),
             other => self.refusal(other),
         })?;
@@ -146,8 +147,9 @@ impl Backplane {
         let Info { version, run } = match server::info(connection) {
             Ok(info) => info,
             Err(Failure::Password) => {
-                return Err(self.fatal(
-                    "the password is missing; write --backplane redis://USER:PASSWORD@HOST:PORT",
+                return Err(Refusal::Unusable(
+                    "the password is missing; write --backplane redis://USER:PASSWORD@HOST:PORT"
+                        .to_owned(),
                 ));
             }
             // TLS may have been so far without a look at this side's certificate.

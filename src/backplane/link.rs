@@ -4,12 +4,16 @@
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::presence::{EXPIRY, INTERVAL};
 use crate::error::{Error, Result};
 use crate::protocol::Position;
 
 /// An append that takes longer than this counts as no answer: whoever publishes then is not made
 /// to wait behind it.
 const SILENCE: Duration = Duration::from_secs(1);
+
+/// After heartbeats have failed for long, every node has told again by then.
+const SETTLING: Duration = Duration::from_secs(3);
 
 /// Shared by the threads of one node.
 #[derive(Debug)]
@@ -30,8 +34,16 @@ struct Inner {
     complete_at: Option<Instant>,
     /// When the append at hand began.
     appending: Option<Instant>,
+    /// Why Redis has refused the last append, if it has.
+    refusal: Option<String>,
     /// This node's own store fails.
     store_failure: Option<String>,
+    /// When the other nodes could hear of this one last.
+    heard_at: Option<Instant>,
+    /// Why they could not since.
+    unheard: Option<String>,
+    /// Until then others may be forgotten that are there.
+    settled_at: Option<Instant>,
     stopping: Option<Instant>,
     /// Somebody found another log than the one that was joined.
     look_again: bool,
@@ -40,8 +52,15 @@ struct Inner {
 
 #[derive(Debug, Clone)]
 enum State {
-    Joined { identity: String },
-    Away { since: Instant, reason: String },
+    Joined {
+        identity: String,
+    },
+    Away {
+        since: Instant,
+        reason: String,
+        /// Somebody has to do something about it.
+        is_fatal: bool,
+    },
 }
 
 /// How the log is, for those who look after the server.
@@ -51,6 +70,10 @@ pub(crate) struct Status {
     pub(crate) address: String,
     /// Why it cannot be used, and for how long, if it cannot.
     pub(crate) away: Option<(String, Duration)>,
+    /// It is away until somebody does something about it.
+    pub(crate) is_stranded: bool,
+    /// Why Redis has refused the last append, if it has.
+    pub(crate) refusal: Option<String>,
     /// The last entry that is applied here.
     pub(crate) applied: Position,
     /// Messages that this node knows of and has not applied yet.
@@ -66,12 +89,17 @@ impl Link {
                 state: State::Away {
                     since: Instant::now(),
                     reason: "not connected yet".to_owned(),
+                    is_fatal: false,
                 },
                 applied,
                 newest: applied,
                 complete_at: None,
                 appending: None,
+                refusal: None,
                 store_failure: None,
+                heard_at: None,
+                unheard: None,
+                settled_at: None,
                 stopping: None,
                 look_again: false,
                 reconnects: 0,
@@ -102,6 +130,12 @@ impl Link {
 
     fn away(&self, inner: &Inner) -> Error {
         let reason = match &inner.state {
+            // A sentence that says all of it.
+            State::Away {
+                reason,
+                is_fatal: true,
+                ..
+            } => return Error::Backplane(format!("{reason}; nothing was stored")),
             State::Away { reason, .. } => reason,
             State::Joined { .. } if inner.stopping.is_some() => "the server is shutting down",
             State::Joined { .. } => "it does not answer",
@@ -129,10 +163,12 @@ impl Link {
         self.changed.notify_all();
     }
 
-    /// The log cannot be used; whether it could before, or for another reason.
-    pub(crate) fn set_away(&self, reason: &str) -> bool {
+    /// The log cannot be used; whether it could before, or for another reason. A fatal one stays
+    /// until the log is joined: what somebody has to do is not done by Redis being gone, too.
+    pub(crate) fn set_away(&self, reason: &str, is_fatal: bool) -> bool {
         let mut inner = self.lock();
         let since = match &inner.state {
+            State::Away { is_fatal: true, .. } if !is_fatal => return false,
             State::Away { reason: before, .. } if before == reason => return false,
             State::Away { since, .. } => *since,
             State::Joined { .. } => Instant::now(),
@@ -140,6 +176,7 @@ impl Link {
         inner.state = State::Away {
             since,
             reason: reason.to_owned(),
+            is_fatal,
         };
         drop(inner);
         self.changed.notify_all();
@@ -149,6 +186,61 @@ impl Link {
     /// How often the log was joined again.
     pub(crate) fn reconnects(&self) -> u64 {
         self.lock().reconnects
+    }
+
+    /// Redis is there, and has refused an append for this reason, or takes what is written.
+    pub(crate) fn set_refusal(&self, reason: Option<&str>) {
+        let before = std::mem::replace(&mut self.lock().refusal, reason.map(str::to_owned));
+        let address = &self.address;
+        match (before, reason) {
+            (None, Some(reason)) => log::warn!(
+                "the backplane {address} refuses what is published: {reason}; \
+                 publishing is answered 503 until it takes it"
+            ),
+            (Some(_), None) => log::info!("the backplane {address} can be written to again"),
+            _ => {}
+        }
+    }
+
+    /// The other nodes can hear of this one.
+    pub(crate) fn set_heard(&self) {
+        let mut inner = self.lock();
+        let now = Instant::now();
+        let was_unheard = inner.unheard.take().is_some();
+        // Those that failed alike may have told last a heartbeat earlier.
+        let is_long = |heard: Instant| now - heard > EXPIRY - INTERVAL;
+        if inner.heard_at.map_or(was_unheard, is_long) {
+            inner.settled_at = Some(now + SETTLING);
+        }
+        inner.heard_at = Some(now);
+        drop(inner);
+        if was_unheard {
+            // What kept heartbeats from being written kept appends, too. If something still does,
+            // the next one tells, which may be long in coming.
+            self.set_refusal(None);
+        }
+    }
+
+    /// A heartbeat has failed.
+    pub(crate) fn set_unheard(&self, reason: &str) {
+        self.lock().unheard = Some(reason.to_owned());
+    }
+
+    /// Why what the nodes have told may not be of all that are there: what keeps this one from
+    /// telling may keep the others. One that has just come knows of the others all the same.
+    pub(crate) fn unheard(&self) -> Option<String> {
+        let inner = self.lock();
+        let is_old = |heard: Instant| heard.elapsed() > EXPIRY;
+        if let Some(reason) = &inner.unheard {
+            Some(format!("this node's heartbeats fail: {reason}"))
+        } else if inner.heard_at.is_some_and(is_old) {
+            let seconds = EXPIRY.as_secs();
+            Some(format!("this node has had no heartbeat for {seconds} s"))
+        } else if inner.settled_at.is_some_and(|at| Instant::now() < at) {
+            Some("heartbeats have just begun to come again".to_owned())
+        } else {
+            None
+        }
     }
 
     /// Makes the follower join anew.
@@ -262,8 +354,10 @@ impl Link {
             address: self.address.clone(),
             away: match &inner.state {
                 State::Joined { .. } => None,
-                State::Away { since, reason } => Some((reason.clone(), since.elapsed())),
+                State::Away { since, reason, .. } => Some((reason.clone(), since.elapsed())),
             },
+            is_stranded: matches!(inner.state, State::Away { is_fatal: true, .. }),
+            refusal: inner.refusal.clone(),
             applied: inner.applied,
             behind: inner.newest.id.0.saturating_sub(inner.applied.id.0),
             reconnects: inner.reconnects,

@@ -13,8 +13,8 @@ const SCRIPT: &[u8] = include_bytes!("heartbeat.lua");
 /// Time between two heartbeats.
 pub(crate) const INTERVAL: Duration = Duration::from_secs(2);
 
-/// Seconds after which a node that says nothing is not there any more.
-const EXPIRY: &str = "10";
+/// Time after which a node that says nothing is not there any more.
+pub(super) const EXPIRY: Duration = Duration::from_secs(10);
 
 /// Longest time that Redis may take for either: whoever asks waits.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -52,7 +52,7 @@ impl Presence {
             serde_json::to_vec(subscribers).expect("numbers by name always have a JSON form");
         let node = self.backplane.node.as_bytes().to_vec();
         let (nodes, key) = (self.nodes(), self.key(&self.backplane.node));
-        let arguments = [node, told, EXPIRY.as_bytes().to_vec()];
+        let arguments = [node, told, EXPIRY.as_secs().to_string().into_bytes()];
         self.with(|connection| eval(connection, SCRIPT, &[&nodes, &key], &arguments).map(drop))
     }
 

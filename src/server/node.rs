@@ -76,7 +76,7 @@ pub(super) fn join(
                 "the backplane {} is away: {reason}; publishing is answered 503 until it is there",
                 backplane.address()
             );
-            link.set_away(&reason);
+            link.set_away(&reason, false);
             None
         }
     };
@@ -102,14 +102,31 @@ pub(super) fn tell(journal: &Journal, manager: &Arc<ConnectionManager>) -> Resul
     };
     let (link, presence, manager) = (Arc::clone(link), Arc::clone(presence), Arc::clone(manager));
     let tell = move || {
+        let mut was_said = false;
         while !link.is_stopping() {
             let channels = manager.subscribers_by_channel().into_iter();
             let subscribers = channels
                 .map(|(channel, number)| (channel.as_str().to_owned(), number))
                 .collect();
-            // Whether Redis is there is logged by those who read it.
-            if let Err(reason) = presence.tell(&subscribers) {
-                log::debug!("nobody hears of this node's subscribers: {reason}");
+            match presence.tell(&subscribers) {
+                Ok(()) => {
+                    link.set_heard();
+                    if was_said {
+                        log::info!("the other nodes hear of this node's subscribers again");
+                    }
+                    was_said = false;
+                }
+                Err(reason) => {
+                    link.set_unheard(&reason);
+                    // Whether Redis is there is logged by those who read it.
+                    if !was_said && link.status().away.is_none() {
+                        was_said = true;
+                        log::warn!(
+                            "the other nodes do not hear of this node's subscribers: {reason}; \
+                             GET /api/channels?cluster=1 is answered 503 until they do"
+                        );
+                    }
+                }
             }
             link.sleep(INTERVAL);
         }

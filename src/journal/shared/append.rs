@@ -204,6 +204,7 @@ impl Appending {
             Outcome::Done(appended) => {
                 self.last = self.last.max(appended.last);
                 self.link.saw(appended.last);
+                self.link.set_refusal(None);
                 Next::Waits(self.waiting(batch, plan, subscribers, appended, deadline))
             }
             Outcome::Stale(last) if known >= last => {
@@ -238,6 +239,11 @@ impl Appending {
                 Next::Again(batch)
             }
             Outcome::Refused(reason) => {
+                let error = self.unavailable(&reason);
+                Next::Refused(batch, error)
+            }
+            Outcome::Denied(reason) => {
+                self.link.set_refusal(Some(&reason));
                 let error = self.unavailable(&reason);
                 Next::Refused(batch, error)
             }

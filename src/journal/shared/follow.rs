@@ -55,7 +55,7 @@ impl Following {
                 Some(follower) => Ok(follower),
                 None => self.join(compare_feeds),
             };
-            let reason = match follower {
+            let (reason, is_fatal) = match follower {
                 Ok(follower) => {
                     if was_away {
                         log::info!("the backplane {} is there", self.backplane.address());
@@ -65,20 +65,27 @@ impl Following {
                         Ok(reason) => {
                             (has_joined, compare_feeds) = (true, self.link.is_to_look_again());
                             backoff = Backoff::default();
-                            reason
+                            (reason, false)
                         }
                         Err(Ended) => return,
                     }
                 }
-                Err(Refusal::Fatal(reason) | Refusal::Unusable(reason) | Refusal::Away(reason)) => {
-                    reason
-                }
+                Err(Refusal::Unusable(reason) | Refusal::Away(reason)) => (reason, false),
+                // It goes on trying: what has to be done may be done at Redis.
+                Err(Refusal::Fatal(reason)) => (reason, true),
             };
-            if self.link.set_away(&reason) && !self.link.is_stopping() {
-                log::warn!(
-                    "the backplane {} is away: {reason}; publishing is answered 503 until it is back",
-                    self.backplane.address()
-                );
+            if self.link.set_away(&reason, is_fatal) && !self.link.is_stopping() {
+                if is_fatal {
+                    log::error!(
+                        "{reason}; until then subscribers here hear of nothing new, and publishing \
+                         and GET /api/health are answered 503"
+                    );
+                } else {
+                    log::warn!(
+                        "the backplane {} is away: {reason}; publishing is answered 503 until it is back",
+                        self.backplane.address()
+                    );
+                }
             }
             self.link.sleep(backoff.pause());
         }

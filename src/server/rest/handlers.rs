@@ -160,13 +160,18 @@ fn asks_for_all(api: &Api, query: &[(String, String)]) -> Result<bool, Problem> 
     };
     match (&value[..], api.journal.link()) {
         ("0", _) => Ok(false),
-        ("1", Some(link)) => match link.status().away {
-            None => Ok(true),
-            Some((reason, _)) => {
-                let detail = format!("the other nodes cannot be asked now: {reason}");
-                Err(Problem::unavailable(detail, RETRY_AFTER))
-            }
-        },
+        ("1", Some(link)) => {
+            let why_not = match link.status().away {
+                Some((reason, _)) => format!("the other nodes cannot be asked now: {reason}"),
+                None => match link.unheard() {
+                    Some(reason) => {
+                        format!("the subscribers of all nodes cannot be counted now: {reason}")
+                    }
+                    None => return Ok(true),
+                },
+            };
+            Err(Problem::unavailable(why_not, RETRY_AFTER))
+        }
         // A server by itself is all there are.
         ("1", None) => Ok(true),
         _ => {

@@ -12,17 +12,28 @@ use crate::protocol::MessageId;
 use crate::usage::Count;
 
 /// Load balancers have no token; the numbers are for those who have one. 503 tells them to send
-/// nobody any more.
+/// nobody any more: the server is about to end, or is stranded, which is to say that the log it
+/// shares with others does not have it until somebody does something about it. One that only
+/// misses Redis stays: so do the others, and what it has can be read.
 pub(super) fn get_health(api: &Arc<Api>, call: Call) {
-    let is_draining = api.usage.traffic.is_draining();
-    let status = if is_draining { "draining" } else { "ok" };
+    let is_stranded = || {
+        let link = api.journal.link();
+        link.is_some_and(|link| link.status().is_stranded)
+    };
+    let status = if api.usage.traffic.is_draining() {
+        "draining"
+    } else if is_stranded() {
+        "stranded"
+    } else {
+        "ok"
+    };
     let body = if call.peer().is_known().is_ok() {
         json_body(&health(api, status))
     } else {
         json_body(&Status { status })
     };
     let mut reply = Reply::json(body);
-    if is_draining {
+    if status != "ok" {
         reply.status = 503;
         reply = reply.with_header("Retry-After", RETRY_AFTER.to_string());
     }
@@ -69,6 +80,9 @@ struct Backplane {
     away_seconds: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
+    /// Why Redis has refused the last append; left out once it takes one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refuses: Option<String>,
     /// The last entry that is applied here.
     position: String,
     /// Messages that are known to be in the log and are not here yet.
@@ -84,6 +98,7 @@ impl Backplane {
             connected: reason.is_none(),
             away_seconds: away.map(|away| away.as_secs()),
             reason,
+            refuses: status.refusal,
             position: status.applied.to_string(),
             behind: status.behind,
             reconnects: status.reconnects,

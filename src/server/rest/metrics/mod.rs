@@ -73,8 +73,18 @@ fn backplane(page: &mut Exposition, api: &Api) {
     };
     page.gauge(
         "threadcast_backplane_connected",
-        "Whether the log that several nodes share can be read and written; publishing is answered 503 if not.",
+        "Whether this node is in the log that several nodes share, and reads it; publishing is answered 503 if not.",
         u8::from(status.away.is_none()),
+    );
+    page.gauge(
+        "threadcast_backplane_writable",
+        "Whether Redis takes what is appended to this log, as far as the last append tells; publishing is answered 503 if not.",
+        u8::from(status.refusal.is_none()),
+    );
+    page.gauge(
+        "threadcast_backplane_stranded",
+        "Whether this node is out of this log until somebody does something about it, and GET /api/health answers 503.",
+        u8::from(status.is_stranded),
     );
     page.gauge(
         "threadcast_backplane_behind_messages",

@@ -163,7 +163,20 @@ fn get_summary() -> Operation {
 }
 
 fn get_health() -> Operation {
-    answers_json("Health", "The server is up.")
+    let stay_away = json!({
+        "description": "The server is about to end, or stranded: go to another one.",
+        "content": {
+            "application/json": {"schema": reference("Health")},
+            "application/problem+json": {"schema": reference("Problem")},
+        },
+    });
+    Operation {
+        answers: vec![
+            (200, json_answer("Health", "The server is up.")),
+            (503, with_headers(stay_away, &["Retry-After"])),
+        ],
+        ..Operation::default()
+    }
 }
 
 fn get_metrics() -> Operation {

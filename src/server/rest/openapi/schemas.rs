@@ -187,7 +187,10 @@ fn health() -> Value {
         "type": "object",
         "required": ["status"],
         "properties": {
-            "status": {"const": "ok"},
+            "status": {
+                "enum": ["ok", "draining", "stranded"],
+                "description": "`draining`: it is about to end. `stranded`: the log that it shares with others does not have it until somebody does something; `backplane.reason` says what.",
+            },
             "version": {"type": "string"},
             "uptime_seconds": count("Since the start."),
             "connections": count("Subscribers that are connected."),
@@ -210,9 +213,14 @@ fn backplane() -> Value {
         "required": ["address", "connected", "position", "behind", "reconnects"],
         "properties": {
             "address": {"type": "string", "description": "Without a password."},
-            "connected": {"type": "boolean", "description": "Whether something can be published."},
+            "connected": {"type": "boolean", "description": "Whether the log is read here; nothing can be published if not."},
             "away_seconds": count("How long it has not been connected."),
             "reason": {"type": "string", "description": "Why it is not connected."},
+            "refuses": {
+                "type": "string",
+                "description": "Why Redis has refused what was published last; left out once it takes something.",
+                "examples": ["OOM command not allowed when used memory > 'maxmemory'"],
+            },
             "position": {"type": "string", "description": "The last entry that is stored here.", "examples": ["41-2"]},
             "behind": count("Messages that are known to be in the log and are not stored here yet."),
             "reconnects": count("How often the connection was made again."),
