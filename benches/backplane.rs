@@ -1,7 +1,7 @@
 //! The figures of the README for several nodes on one Redis: three nodes beside one, and beside a
 //! server that has none; and how much later a message is where it is to be.
 //!
-//! `cargo bench --features redis --bench backplane` takes three minutes; with `-- --quick` it only
+//! `cargo bench --features redis --bench backplane` takes four minutes; with `-- --quick` it only
 //! shows that all works. Needs a redis-server (7.0 was measured), which it starts itself.
 //!
 //! Everything shares the machine: three nodes have no more processors than one. What a cluster
@@ -50,14 +50,22 @@ struct Args {
 #[derive(Clone, Copy, PartialEq)]
 enum Setup {
     Alone,
+    /// Redis' disk has all that is older than a second.
     Nodes(usize),
+    /// Redis' disk has what is answered.
+    Synced(usize),
 }
 
-const SETUPS: [(&str, Setup); 3] = [
+const SETUPS: [(&str, Setup); 5] = [
     ("one server without Redis", Setup::Alone),
     ("one node", Setup::Nodes(1)),
     ("three nodes", Setup::Nodes(3)),
+    ("one node, `appendfsync always`", Setup::Synced(1)),
+    ("three nodes, `appendfsync always`", Setup::Synced(3)),
 ];
+
+/// So many of them are in every table, all in the first.
+const IN_EVERY_TABLE: usize = 3;
 
 const LOADS: [(&str, &str); 2] = [
     (
@@ -102,13 +110,17 @@ struct Servers {
 impl Servers {
     fn start(setup: Setup, dir: &Path) -> Result<Self, String> {
         let database = |number: usize| dir.join(format!("{number}.db"));
-        let Setup::Nodes(number) = setup else {
-            return Ok(Self {
-                nodes: vec![Process::server(&database(0), &[])?],
-                redis: None,
-            });
+        let (number, fsync) = match setup {
+            Setup::Alone => {
+                return Ok(Self {
+                    nodes: vec![Process::server(&database(0), &[])?],
+                    redis: None,
+                });
+            }
+            Setup::Nodes(number) => (number, "everysec"),
+            Setup::Synced(number) => (number, "always"),
         };
-        let redis = Process::redis(dir, &["--appendonly", "yes"])?;
+        let redis = Process::redis(dir, &["--appendonly", "yes", "--appendfsync", fsync])?;
         let nodes = (0..number)
             .map(|number| Process::node(&database(number), &redis, &[]))
             .collect::<Result<_, _>>()?;
@@ -134,16 +146,17 @@ fn throughput(args: &Args) -> Result<(), String> {
         "| | messages/s | deliveries/s | answer p50 ms | p99 ms | nodes' CPU µs per message | Redis' |"
     );
     println!("|---|---:|---:|---:|---:|---:|---:|");
+    let mut setups = &SETUPS[..];
     for (load, flags) in LOADS {
-        let mut figures = vec![Vec::new(); SETUPS.len()];
+        let mut figures = vec![Vec::new(); setups.len()];
         // Interleaved, so that a change of the machine's mood falls on all of them.
         for run in 0..args.runs {
-            for ((name, setup), figures) in SETUPS.into_iter().zip(&mut figures) {
+            for ((name, setup), figures) in setups.iter().zip(&mut figures) {
                 eprintln!("run {}: {load}: {name}", run + 1);
-                figures.push(loaded(setup, flags, args)?);
+                figures.push(loaded(*setup, flags, args)?);
             }
         }
-        for ((name, _), figures) in SETUPS.iter().zip(figures) {
+        for ((name, _), figures) in setups.iter().zip(figures) {
             let row: Vec<_> = [0, 0, 2, 2, 0, 0]
                 .into_iter()
                 .enumerate()
@@ -154,6 +167,7 @@ fn throughput(args: &Args) -> Result<(), String> {
                 .collect();
             println!("| {name}; {load} | {} |", row.join(" | "));
         }
+        setups = &SETUPS[..IN_EVERY_TABLE];
     }
     println!();
     Ok(())
@@ -214,17 +228,18 @@ fn latency(args: &Args) -> Result<(), String> {
         "| 20 messages/s | answer p50 ms | p99 ms | arrival, same node p50 ms | p99 ms | arrival, other node p50 ms | p99 ms |"
     );
     println!("|---|---:|---:|---:|---:|---:|---:|");
-    let mut samples: Vec<Samples> = SETUPS.iter().map(|_| Samples::default()).collect();
+    let setups = &SETUPS[..IN_EVERY_TABLE];
+    let mut samples: Vec<Samples> = setups.iter().map(|_| Samples::default()).collect();
     for run in 0..args.runs {
-        for ((name, setup), samples) in SETUPS.into_iter().zip(&mut samples) {
+        for ((name, setup), samples) in setups.iter().zip(&mut samples) {
             eprintln!("run {}: 20 messages/s: {name}", run + 1);
             let dir = directory()?;
-            let servers = Servers::start(setup, dir.path())?;
+            let servers = Servers::start(*setup, dir.path())?;
             let messages = (args.seconds * 20.0) as usize;
             sample(&servers.nodes, messages, samples)?;
         }
     }
-    for ((name, _), mut samples) in SETUPS.into_iter().zip(samples) {
+    for ((name, _), mut samples) in setups.iter().zip(samples) {
         let row: Vec<_> = [&mut samples.answer, &mut samples.same, &mut samples.other]
             .into_iter()
             .flat_map(|times| {

@@ -192,7 +192,7 @@
 //! | `sub`: a frame, lines that are not written yet | 16 MiB; 64 KiB and one line |
 //! | `pub`: a line, messages waiting for their ack | 16 MiB; 64 and 256 KiB, or one that is longer |
 //! | an HTTP answer to a client command | 1 MiB |
-//! | read from the shared log and not stored yet | four reads of 256 entries |
+//! | read from the shared log and not stored yet | one read: 1,024 entries, and 2 MiB if they are as large as those before; and three parts of 2 MiB or one entry |
 //! | batches in the shared log that wait to be applied here | [`Limits::max_queued_bytes`], and the time that [`Backplane::timeout`](config::Backplane::timeout) gives each |
 //! | entries in the shared log | [`Backplane::keep`](config::Backplane::keep), about; states of feeds beside it by [`Limits::max_feeds`] |
 //! | answers remembered there by their `Idempotency-Key` | 24 hours |

@@ -251,3 +251,25 @@ fn a_redis_that_has_lost_everything_gives_no_id_twice() {
     let put = cluster.nodes[0].http().put_state("board", "[2]");
     assert_eq!(put["rev"], 2);
 }
+
+/// The story: every read took 256 entries, whatever their size, and four of them may be on their way
+/// to the store, each with copies: a new node took 340 MB to get 275 MB of messages.
+#[test]
+fn a_new_node_fills_from_a_stream_of_large_messages_with_little_memory() {
+    const MESSAGES: u64 = 200;
+    /// Four reads of 2 MiB with copies, what is kept for subscribers, and the program itself.
+    const MOST: u64 = 64 << 20;
+    let Some(redis) = Redis::start() else { return };
+    let mut cluster = Cluster::of(redis);
+    let large = "x".repeat(250_000);
+    let mut http = cluster.nodes[0].http();
+    for _ in 0..MESSAGES {
+        http.publish("lab", &large);
+    }
+    let new = cluster.add();
+    new.await_head(MESSAGES);
+    let most = new.program.peak_memory();
+    assert!(most < MOST, "{most} bytes");
+    // All of them are there, not only the newest id.
+    assert_eq!(new.history().len() as u64, MESSAGES);
+}

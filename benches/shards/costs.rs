@@ -26,6 +26,7 @@ pub(crate) struct Costs {
 }
 
 /// Medians of four runs on two cores of a shared machine, with Redis 7.0, Linux 6.18 and the databases on disk.
+/// A node's are from when a read had 256 entries: with more, its part of a commit is 0.1 µs less.
 pub(crate) const RECORDED: Costs = Costs {
     append: 60.2,
     append_message: 2.5,

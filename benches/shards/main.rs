@@ -14,6 +14,8 @@ mod costs;
 mod measure;
 #[path = "../common/nodes.rs"]
 mod nodes;
+#[path = "../../src/backplane/portion.rs"]
+mod portion;
 mod queue;
 #[path = "../../tests/common/resp.rs"]
 #[allow(dead_code, unreachable_pub, reason = "written for tests")]
@@ -23,9 +25,11 @@ mod world;
 use std::process::ExitCode;
 
 use clap::Parser;
+use threadcast::config::Limits;
 
 use common::shown;
 use costs::{Costs, RECORDED};
+use portion::MOST;
 use world::{Followed, Traffic, World};
 
 const SUBSCRIBERS: f64 = 1e6;
@@ -92,12 +96,14 @@ fn print_costs(costs: &Costs) {
 
 /// One stream under more and more messages and nodes, event by event.
 fn print_queue(costs: &Costs, quick: bool) {
-    let time = if quick { 2e4 } else { 1e6 };
-    println!("\nOne stream, simulated: Redis' time, and from a node's door to all nodes, in ms:\n");
+    let time = if quick { 2e4 } else { 1e7 };
+    println!(
+        "\nOne stream, simulated: Redis' time, and from one node's door until another has applied it, in ms:\n"
+    );
     println!("| nodes | messages/s | Redis busy | in an append | p50 | p99 | |");
     println!("|---:|---:|---:|---:|---:|---:|---|");
     for nodes in [3, 10, 67] {
-        for messages in [1e3, 1e4, 3e4, 1e5] {
+        for messages in [1e3, 1e4, 2e4, 2.6e4, 3e4, 1e5, 1.2e5, 1.4e5] {
             let run = queue::run(costs, nodes, messages, time);
             let fault = if run.outrun { "outrun" } else { "" };
             println!(
@@ -130,11 +136,11 @@ impl Uses {
         let applied = world.messages * part;
         let reads = nodes * applied / masters;
         // Under load an append is as large as it may be, and a read as well.
-        let appends = world.messages * busiest / 256.0;
+        let appends = world.messages * busiest / Limits::default().max_batch as f64;
         let redis = appends * costs.append
             + world.messages * busiest * costs.append_message
             + reads * costs.read_entry
-            + reads / 256.0 * costs.read;
+            + reads / MOST as f64 * costs.read;
         let deliveries = world.deliveries() / nodes;
         let node = applied * costs.apply
             + world.messages / nodes * costs.publish

@@ -21,6 +21,8 @@ pub(crate) struct Entry {
     pub(crate) micros: u64,
     /// Which batch it came with.
     pub(crate) batch: String,
+    /// Bytes that it had on its way.
+    pub(crate) bytes: usize,
     /// What it says.
     pub(crate) content: Content,
 }
@@ -41,6 +43,7 @@ pub(crate) enum Content {
 impl Entry {
     /// Reads an element of what XREAD and XRANGE answer: its id and its fields.
     pub(super) fn read(reply: Reply) -> Option<Self> {
+        let bytes = reply.size();
         let mut parts = reply.into_list()?.into_iter();
         let position = parts.next()?.text()?.parse().ok()?;
         let fields: Vec<Vec<u8>> = parts
@@ -50,16 +53,17 @@ impl Entry {
             .into_iter()
             .filter_map(Reply::into_bytes)
             .collect();
-        Some(Self::parse(position, fields).unwrap_or(Self {
+        Some(Self::parse(position, bytes, fields).unwrap_or(Self {
             position,
             after: None,
             micros: 0,
             batch: String::new(),
+            bytes,
             content: Content::Foreign,
         }))
     }
 
-    fn parse(position: Position, fields: Vec<Vec<u8>>) -> Option<Self> {
+    fn parse(position: Position, bytes: usize, fields: Vec<Vec<u8>>) -> Option<Self> {
         let [h, header, kind, payload]: [Vec<u8>; 4] = fields.try_into().ok()?;
         if h != b"h" {
             return None;
@@ -79,6 +83,7 @@ impl Entry {
             after: Some(after),
             micros,
             batch,
+            bytes,
             content,
         })
     }

@@ -3,11 +3,9 @@
 use std::time::{Duration, Instant};
 
 use super::entry::{self, Entry};
+use super::portion::{MOST_BYTES, Portion};
 use super::{Connection, Failure, PATIENCE, Reply};
 use crate::protocol::{Position, StoredState};
-
-/// Entries in one read; a read has as many of the largest messages in memory at most.
-const READ: &str = "256";
 
 /// A log that was joined.
 pub(crate) struct Follower {
@@ -18,6 +16,8 @@ pub(crate) struct Follower {
     pub(crate) identity: String,
     /// The last entry that was read.
     pub(crate) position: Position,
+    /// How much the next read asks for.
+    pub(super) portion: Portion,
     /// The states of all feeds, if this node's may not be what they should be.
     pub(crate) states: Vec<StoredState>,
     /// All entries between the position that the node had and this one are gone.
@@ -35,18 +35,42 @@ pub(crate) struct Read {
     pub(crate) complete_at: Option<Instant>,
 }
 
+impl Read {
+    /// The same in parts that the journal may have several of in memory, each with copies: what
+    /// was read may be large, if it came after something small.
+    pub(crate) fn parts(self) -> impl Iterator<Item = Self> {
+        let mut entries = self.entries.into_iter().peekable();
+        let mut missed = self.missed;
+        std::iter::from_fn(move || {
+            let first = entries.next()?;
+            let mut bytes = first.bytes;
+            let mut part = vec![first];
+            while let Some(entry) = entries.next_if(|next| bytes + next.bytes <= MOST_BYTES) {
+                bytes += entry.bytes;
+                part.push(entry);
+            }
+            Some(Self {
+                entries: part,
+                missed: missed.take(),
+                complete_at: self.complete_at.filter(|_| entries.peek().is_none()),
+            })
+        })
+    }
+}
+
 impl Follower {
     /// What comes next, waiting for it for so long.
     pub(crate) fn read(&mut self, wait: Duration) -> Result<Read, Failure> {
         let asked = Instant::now();
         self.connection.set_patience(wait + PATIENCE)?;
-        let (wait, at) = (
+        let (wait, at, count) = (
             wait.as_millis().max(1).to_string(),
             self.position.to_string(),
+            self.portion.0.to_string(),
         );
         let arguments: [&[u8]; 7] = [
             b"COUNT",
-            READ.as_bytes(),
+            count.as_bytes(),
             b"BLOCK",
             wait.as_bytes(),
             b"STREAMS",
@@ -60,7 +84,8 @@ impl Follower {
             .flatten()
             .filter_map(Entry::read)
             .collect();
-        let complete_at = (found.len().to_string() != READ).then_some(asked);
+        let complete_at = (found.len() < self.portion.0).then_some(asked);
+        self.portion = Portion::after(found.len(), found.iter().map(|entry| entry.bytes).sum());
         self.take(found, complete_at)
     }
 

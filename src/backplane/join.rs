@@ -94,6 +94,7 @@ impl Backplane {
             feeds: self.keys.feeds.clone(),
             identity,
             position,
+            portion: Default::default(),
             states: Vec::new(),
             has_jumped: false,
         };

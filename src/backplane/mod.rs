@@ -35,6 +35,7 @@ mod follower;
 mod identity;
 mod join;
 mod link;
+mod portion;
 mod presence;
 #[cfg_attr(not(feature = "redis"), path = "no_redis.rs")]
 mod redis;
@@ -247,6 +248,15 @@ impl Reply {
         match self {
             Self::Bytes(bytes) => std::str::from_utf8(bytes).ok(),
             _ => None,
+        }
+    }
+
+    /// Bytes of all strings in it.
+    fn size(&self) -> usize {
+        match self {
+            Self::List(list) => list.iter().map(Self::size).sum(),
+            Self::Bytes(bytes) => bytes.len(),
+            Self::Nothing | Self::Number(_) => 0,
         }
     }
 }

@@ -131,7 +131,9 @@ impl Following {
                 self.mark.position = last.position;
                 self.mark.batch.clone_from(&last.batch);
                 self.link.saw(last.position);
-                self.hand_over(Found::Read(read))?;
+                for part in read.parts() {
+                    self.hand_over(Found::Read(part))?;
+                }
             } else if let Some(asked) = read.complete_at {
                 self.link.set_complete(before, asked);
             }
