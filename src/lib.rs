@@ -106,7 +106,7 @@
 //!
 //! A Redis that was started anew, or a replica in its place, may have lost the end of the log, and
 //! whoever joins first does not know what others had of it. So the log notes in which run of Redis it
-//! was last gone on with, and in another one the first who joins lets the ids jump by a million: none
+//! was last gone on with, and in another one the first who joins lets the ids jump, to a million for each second since 2026: none
 //! is given to two messages. The append script refuses what comes before that, and a batch that an
 //! earlier run was sent is looked for and not appended again.
 //!

@@ -188,7 +188,7 @@ fn while_redis_is_gone_publishing_is_503_with_retry_after_and_the_rest_goes_on()
         assert_eq!(listener.next_message(), *message);
     }
     // Redis may have lost something, for all that the nodes know: no id is taken twice.
-    assert_eq!(id(&history[1]), 1_000_002);
+    assert!(id(&history[1]) > 1_000_000, "{history:?}");
 }
 
 #[track_caller]

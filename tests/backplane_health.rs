@@ -175,8 +175,10 @@ fn rewrite(redis: &Redis, header: Option<&str>) -> String {
     let (head, _) = before.rsplit_once(' ').expect("who appended it");
     let other = format!("{head} 0123456789abcdef:1");
     let header = header.unwrap_or(&other);
-    redis.call(&["DEL", &stream]);
-    redis.call(&["XADD", &stream, id, "h", header, kind, payload]);
+    // In one step: a node that looks in between would take the end of the log for lost.
+    let script = "redis.call('DEL', KEYS[1])
+        redis.call('XADD', KEYS[1], ARGV[1], 'h', ARGV[2], ARGV[3], ARGV[4])";
+    redis.call(&["EVAL", script, "1", &stream, id, header, kind, payload]);
     redis.call(&["CLIENT", "KILL", "TYPE", "normal"]);
     before.to_owned()
 }

@@ -128,7 +128,7 @@ fn a_log_without_its_hash_is_known_for_one_and_what_to_do_is_said() {
     told("HSET");
     node.restart();
     node.await_connected();
-    assert_eq!(node.publish("lab", "2"), 2);
+    assert!(node.publish("lab", "2") > 1);
     // A node that runs says it, too, and is not ended by it.
     redis.call(&["DEL", LOG]);
     common::cluster::try_publish(&mut node.http(), "unheard");

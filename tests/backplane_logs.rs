@@ -147,6 +147,37 @@ fn a_node_with_more_than_redis_comes_back_after_one_with_less_and_both_go_on() {
     cluster.nodes[3].await_head(last);
 }
 
+/// What was lost may have a jump in it, of which nobody who is there knows.
+#[test]
+fn a_redis_that_goes_back_twice_to_the_same_snapshot_gives_no_id_twice() {
+    let Some(redis) = Redis::start() else { return };
+    let mut cluster = Cluster::of(redis);
+    cluster.nodes[0].publish("lab", "1");
+    cluster.redis.call(&["SAVE"]);
+    let mut given = HashSet::new();
+    for round in 0..3 {
+        cluster.redis.restart();
+        // Only one node is there at a time, and each is another one.
+        for (number, node) in cluster.nodes.iter_mut().enumerate() {
+            node.kill();
+            if number == round {
+                node.restart();
+            }
+        }
+        let node = &cluster.nodes[round];
+        node.await_connected();
+        for _ in 0..20 {
+            let id = node.publish("lab", "another");
+            assert!(given.insert(id), "{id} is given twice");
+        }
+    }
+    cluster.nodes.iter_mut().for_each(Node::restart);
+    for node in &cluster.nodes {
+        node.await_connected();
+        assert!(given.insert(node.publish("lab", "together")));
+    }
+}
+
 /// A copy of the keys is put back while Redis runs: nothing tells that from what was there.
 #[test]
 fn a_node_that_has_other_messages_under_the_same_ids_refuses_to_go_on() {

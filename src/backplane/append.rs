@@ -62,7 +62,7 @@ pub(crate) enum Outcome {
     Once(Vec<(usize, Remembered)>),
     /// Nothing was appended, for this reason.
     Refused(String),
-    /// Nothing was appended: Redis is there and does not take it, as it may not the next one.
+    /// Nothing was appended: Redis is there and does not take it, and may not take the next one either.
     Denied(String),
     /// This is not the log that was joined, or it is gone.
     Other,
@@ -197,7 +197,13 @@ impl Appender {
             (failure, unknown)
         };
         ready.connection.set_patience(patience).map_err(sent)?;
-        let reply = ready.run(&arguments).map_err(sent)?;
+        let reply = match ready.run(&arguments) {
+            // What it had written before stays, without the number by which it is known again.
+            Err(failure) if failure.is_of_a_script() => {
+                return Ok(Outcome::Unknown(failure.reason()));
+            }
+            reply => reply.map_err(sent)?,
+        };
         let (outcome, now) = outcome(reply)
             .ok_or_else(|| (Failure::Lost("an answer made no sense".to_owned()), true))?;
         ready.clock = (now, Instant::now());

@@ -130,6 +130,13 @@ impl Follower {
                     break;
                 }
                 let before = match entry.content {
+                    // Only states are missing, and no message is.
+                    entry::Content::Mark
+                        if let Some(after) = entry.after
+                            && after.id == self.position.id =>
+                    {
+                        after
+                    }
                     entry::Content::Message(_) => Position::of(entry.position.id.previous()),
                     _ => Position {
                         step: entry.position.step.saturating_sub(1),

@@ -12,9 +12,16 @@ const RAISE: &[u8] = include_bytes!("raise.lua");
 /// Streams are in Redis since 5.0.
 const OLDEST_MAJOR: u32 = 5;
 
-/// Ids that are left out when Redis has lost the end of the log, so that none is given to two
-/// messages: other nodes may have more of it than the one that goes on first.
+/// Ids that are left out at least when Redis has lost the end of the log, so that none is given to
+/// two messages: other nodes may have more of it than the one that goes on first.
+///
+/// And as many as there were microseconds since [`BEGIN`], which is more than any stream has entries:
+/// whatever was lost before, an earlier jump and what followed it included, is below that.
 const MARGIN: u64 = 1_000_000;
+
+/// 2026-01-01, in microseconds since 1970. Ids stay below 2^53, where JavaScript's numbers end, for
+/// 285 years.
+const BEGIN: u64 = 1_767_225_600_000_000;
 
 /// What a node has when it joins.
 pub(crate) struct Own<'a> {
@@ -84,7 +91,14 @@ impl Backplane {
         if position > Position::default() && position <= last {
             compare |= !self.has_not_diverged(&mut connection, own.mark)?;
         }
-        let before = self.last_run(&mut connection, &run)?;
+        if run.is_empty() {
+            log::warn!(
+                "the backplane {} does not say which run of it this is (INFO server): \
+                 if it loses the end of the log, ids may be given twice",
+                self.address()
+            );
+        }
+        let before = self.last_run(&mut connection)?;
         if position > last || (before != run && !run.is_empty()) {
             last = self.raise(&mut connection, &identity, position, last, [&before, &run])?;
         }
@@ -138,7 +152,7 @@ impl Backplane {
 
     fn refusal(&self, failure: Failure) -> Refusal {
         match failure {
-            Failure::Distrust(reason) => self.fatal(&reason),
+            Failure::Distrust(reason) => Refusal::Unusable(reason),
             other => other.into(),
         }
     }
@@ -169,12 +183,9 @@ impl Backplane {
         }
     }
 
-    /// The run of Redis in which the log was last gone on with: this one, if none is noted.
-    fn last_run(&self, connection: &mut Connection, run: &str) -> Result<String, Refusal> {
+    /// The run of Redis in which the log was last gone on with, if it is noted.
+    fn last_run(&self, connection: &mut Connection) -> Result<String, Refusal> {
         let log = self.keys.log.as_bytes();
-        if !run.is_empty() {
-            connection.run("HSETNX", &[log, b"run", run.as_bytes()])?;
-        }
         let noted = connection.run("HGET", &[log, b"run"])?;
         Ok(noted.text().unwrap_or_default().to_owned())
     }
@@ -185,19 +196,21 @@ impl Backplane {
         let new = self.own_identity(own.mark);
         let mut identity = new.as_str();
         let mut first = position.next_step();
+        let micros = self.time(connection)?;
         if own.mark.has_joined() {
             self.check_place(&own.mark.identity)?;
             identity = &own.mark.identity;
+            first = behind(position, micros);
             log::warn!(
-                "the backplane {} has no log any more: a new one begins, {MARGIN} ids further",
-                self.address()
+                "the backplane {} has no log any more: a new one begins behind {}",
+                self.address(),
+                first.id
             );
-            first = Position {
-                id: MessageId(position.id.0 + MARGIN),
-                step: 1,
-            };
         }
-        let (first, header) = (first.to_string(), self.header(connection, position)?);
+        let (first, header) = (
+            first.to_string(),
+            mark_header(&position.to_string(), micros),
+        );
         let mut arguments: Vec<Vec<u8>> = [identity, &first, &header, run]
             .map(|argument| argument.as_bytes().to_vec())
             .into();
@@ -213,10 +226,10 @@ impl Backplane {
         Ok(())
     }
 
-    /// A mark behind this position.
-    fn header(&self, connection: &mut Connection, after: Position) -> Result<String, Refusal> {
+    /// What Redis' clock shows, in microseconds since 1970.
+    fn time(&self, connection: &mut Connection) -> Result<u64, Refusal> {
         let time = connection.run("TIME", &[])?;
-        Ok(mark_header(&after.to_string(), micros(&time).unwrap_or(0)))
+        micros(&time).ok_or_else(|| Refusal::Away("TIME made no sense".to_owned()))
     }
 
     /// The last id that the stream has given.
@@ -249,12 +262,10 @@ impl Backplane {
         [before, run]: [&str; 2],
     ) -> Result<Position, Refusal> {
         let end = position.max(last);
-        let next = Position {
-            id: MessageId(end.id.0 + MARGIN),
-            step: 1,
-        };
+        let micros = self.time(connection)?;
+        let next = behind(end, micros);
         let address = self.address();
-        let header = self.header(connection, end)?;
+        let header = mark_header(&end.to_string(), micros);
         let arguments = [
             identity,
             &last.to_string(),
@@ -306,5 +317,14 @@ impl Backplane {
             "its log has another entry at {at} than this database: they went apart there; \
              take a new database with --db, which fills from the log"
         )))
+    }
+}
+
+/// Where a log goes on whose end was here, or further, and is lost.
+fn behind(end: Position, micros: u64) -> Position {
+    let elapsed = micros.saturating_sub(BEGIN);
+    Position {
+        id: MessageId((end.id.0 + MARGIN).max(elapsed)),
+        step: 1,
     }
 }

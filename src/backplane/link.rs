@@ -206,7 +206,11 @@ impl Link {
     pub(crate) fn set_heard(&self) {
         let mut inner = self.lock();
         let now = Instant::now();
-        let was_unheard = inner.unheard.take().is_some();
+        let unheard = inner.unheard.take();
+        let was_unheard = unheard.is_some();
+        // What kept heartbeats from being written kept appends, too. If something still does,
+        // the next one tells, which may be long in coming.
+        let is_over = was_unheard && unheard == inner.refusal;
         // Those that failed alike may have told last a heartbeat earlier.
         let is_long = |heard: Instant| now - heard > EXPIRY - INTERVAL;
         if inner.heard_at.map_or(was_unheard, is_long) {
@@ -214,9 +218,7 @@ impl Link {
         }
         inner.heard_at = Some(now);
         drop(inner);
-        if was_unheard {
-            // What kept heartbeats from being written kept appends, too. If something still does,
-            // the next one tells, which may be long in coming.
+        if is_over {
             self.set_refusal(None);
         }
     }

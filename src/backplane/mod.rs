@@ -204,6 +204,22 @@ impl Failure {
         matches!(self, Self::Refused { code, .. } if code == wanted)
     }
 
+    /// A script has failed at one of its commands, which may come after one that has written. What
+    /// forbids all writing Redis says before that.
+    fn is_of_a_script(&self) -> bool {
+        let Self::Refused { code, reason } = self else {
+            return false;
+        };
+        match code.as_str() {
+            "NOPERM" => ["the script", "in script"]
+                .iter()
+                .any(|words| reason.contains(words)),
+            "OOM" | "READONLY" | "MISCONF" | "NOREPLICAS" | "LOADING" | "MASTERDOWN" | "BUSY"
+            | "NOAUTH" | "CLUSTERDOWN" | "MOVED" | "ASK" | "TRYAGAIN" | "NOSCRIPT" => false,
+            _ => true,
+        }
+    }
+
     /// In words.
     pub(crate) fn reason(&self) -> String {
         match self {

@@ -8,7 +8,6 @@ local needed = {
   {'TYPE', stream}, {'EXISTS', stream}, {'XINFO', 'STREAM', stream}, {'XRANGE', stream, '-', '+'},
   {'XREAD', 'STREAMS', stream, '0'}, {'XADD', stream, '*', 'h', ''}, {'XTRIM', stream, 'MAXLEN', '1'},
   {'TYPE', log}, {'HGET', log, 'id'}, {'HMGET', log, 'id'}, {'HSET', log, 'id', ''},
-  {'HSETNX', log, 'run', ''},
   {'HGET', feeds, ''}, {'HGETALL', feeds}, {'HSET', feeds, '', ''}, {'DEL', feeds},
   {'GET', other}, {'MGET', other}, {'SET', other, ''}, {'DEL', other},
   {'ZADD', other, '0', ''}, {'ZRANGE', other, '0', '-1'}, {'ZREM', other, ''},

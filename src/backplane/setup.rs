@@ -46,7 +46,7 @@ impl Backplane {
         Ok(())
     }
 
-    /// Redis says it of one command at a time, when it comes, and of a key not which one it is.
+    /// Redis says it of one command at a time, when it comes, and does not say which key.
     fn check_rights(&self, connection: &mut Connection) -> Result<(), Refusal> {
         let keys = &self.keys;
         let other = format!("{}batch:{}", keys.prefix, self.node);

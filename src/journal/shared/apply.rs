@@ -373,9 +373,7 @@ impl Replica {
                 if let Some(waiting) = self.waiting.pop_front() {
                     match is_here {
                         true => self.answer_one(waiting),
-                        false => {
-                            self.refuse(waiting, "it was appended, and then the log's end was lost")
-                        }
+                        false => self.refuse(waiting, "it was appended and is gone from the log"),
                     }
                 }
             } else if self.failing || waiting.deadline <= Instant::now() {

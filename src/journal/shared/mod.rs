@@ -136,7 +136,7 @@ impl Shared {
         planner: Feeds,
     ) -> io::Result<(Self, Receiver<Step>, Receiver<Found>)> {
         let (steps, stepped) = unbounded();
-        // What is in there, in the hand of either thread: parts of four reads at most.
+        // What is in there, in the hand of either thread: one read and three parts at most.
         let (found, finds) = bounded(2);
         let following = Following {
             backplane: node.backplane.clone(),
