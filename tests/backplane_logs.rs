@@ -8,16 +8,16 @@
 mod common;
 
 use std::collections::HashSet;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use common::cli::{Client, threadcast};
 use common::cluster::{Cluster, Node, contents, id, single, try_publish};
+use common::eventually;
 use common::gate::Gate;
 use common::redis::Redis;
-use common::{Http, eventually};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -70,45 +70,101 @@ fn a_redis_that_loses_its_end_under_load_gives_no_id_twice_and_nothing_acknowled
         let mut cluster = Cluster::of(redis);
         cluster.nodes[0].publish("lab", "first");
         cluster.redis.call(&["SAVE"]);
-        let acknowledged: Mutex<Vec<(u64, String)>> = Mutex::default();
-        let all = || acknowledged.lock().expect("no panic").len();
-        let is_over = AtomicBool::new(false);
-        let publish = |publisher: usize, mut http: Http| {
-            for turn in 0.. {
-                if is_over.load(Ordering::Relaxed) {
-                    return;
+        let load = Load::of(&cluster.nodes);
+        load.await_acknowledged(300);
+        cluster.redis.kill();
+        thread::sleep(Duration::from_millis(pause));
+        cluster.redis.restart();
+        load.await_acknowledged(300);
+        load.assert_each_is_somewhere_once(&cluster.nodes);
+    }
+}
+
+/// Replication does not wait: a replica that takes its master's place lacks the newest entries.
+#[test]
+fn a_replica_that_takes_its_masters_place_gives_no_id_twice_and_nothing_acknowledged_is_nowhere() {
+    let Some(mut master) = Redis::start() else {
+        return;
+    };
+    let replica = master.replica();
+    let gate = Gate::before(master.address);
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let start = |number| {
+        let database = dir.path().join(format!("{number}.db"));
+        Node::start_at(database, &format!("redis://{}", gate.address), &[])
+    };
+    let nodes: Vec<Node> = (0..3).map(start).collect();
+    nodes.iter().for_each(Node::await_connected);
+    let load = Load::of(&nodes);
+    load.await_acknowledged(200);
+    replica.pause();
+    load.await_acknowledged(100);
+    master.kill();
+    replica.resume();
+    replica.call(&["REPLICAOF", "NO", "ONE"]);
+    gate.turn_to(replica.address);
+    load.await_acknowledged(300);
+    load.assert_each_is_somewhere_once(&nodes);
+}
+
+/// Two publishers on each node, and what was acknowledged to them.
+struct Load {
+    shared: Arc<Acknowledged>,
+    publishers: Vec<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Acknowledged {
+    messages: Mutex<Vec<(u64, String)>>,
+    is_over: AtomicBool,
+}
+
+impl Load {
+    fn of(nodes: &[Node]) -> Self {
+        let shared = Arc::new(Acknowledged::default());
+        let publishers = nodes.iter().chain(nodes).enumerate();
+        let publishers = publishers.map(|(publisher, node)| {
+            let (shared, mut http) = (Arc::clone(&shared), node.http());
+            thread::spawn(move || {
+                for turn in 0.. {
+                    if shared.is_over.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    let content = format!("{publisher}: {turn}");
+                    let answer = try_publish(&mut http, &content);
+                    if answer.status == 200 {
+                        let id = id(&answer.json()["message"]);
+                        shared.messages.lock().expect("a list").push((id, content));
+                    }
                 }
-                let content = format!("{publisher}: {turn}");
-                let answer = try_publish(&mut http, &content);
-                if answer.status == 200 {
-                    let id = id(&answer.json()["message"]);
-                    acknowledged.lock().expect("no panic").push((id, content));
-                }
-            }
-        };
-        thread::scope(|scope| {
-            for publisher in 0..6 {
-                let http = cluster.nodes[publisher % 3].http();
-                let publish = &publish;
-                scope.spawn(move || publish(publisher, http));
-            }
-            eventually("many are acknowledged", || all() > 300);
-            cluster.redis.kill();
-            thread::sleep(Duration::from_millis(pause));
-            cluster.redis.restart();
-            let before = all();
-            eventually("as many again are", || all() > before + 300);
-            is_over.store(true, Ordering::Relaxed);
+            })
         });
-        let acknowledged = acknowledged.into_inner().expect("no panic");
+        let publishers = publishers.collect();
+        Self { shared, publishers }
+    }
+
+    /// Waits for so many more.
+    fn await_acknowledged(&self, more: usize) {
+        let all = || self.shared.messages.lock().expect("a list").len();
+        let before = all();
+        eventually("more are acknowledged", || all() >= before + more);
+    }
+
+    /// Ends it.
+    fn assert_each_is_somewhere_once(self, nodes: &[Node]) {
+        self.shared.is_over.store(true, Ordering::Relaxed);
+        for publisher in self.publishers {
+            publisher.join().expect("a publisher");
+        }
+        let acknowledged = self.shared.messages.lock().expect("a list");
         let ids: HashSet<u64> = acknowledged.iter().map(|(id, _)| *id).collect();
         assert_eq!(ids.len(), acknowledged.len(), "an id is given twice");
-        let histories = cluster.nodes.iter().map(Node::history);
-        let stored: HashSet<(u64, String)> = histories
-            .flatten()
+        let stored: HashSet<(u64, String)> = nodes
+            .iter()
+            .flat_map(Node::history)
             .map(|message| (id(&message), contents(&[message])[0].to_owned()))
             .collect();
-        for message in &acknowledged {
+        for message in acknowledged.iter() {
             assert!(stored.contains(message), "{message:?} is on no node");
         }
     }

@@ -328,3 +328,26 @@ fn behind(end: Position, micros: u64) -> Position {
         step: 1,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lost_end_is_jumped_over_whatever_the_clock_says() {
+        let year = 365 * 24 * 3600 * 1_000_000;
+        for (id, micros, then) in [
+            (5, BEGIN + year, year),
+            // More than there can be, or a clock that is wrong.
+            (2 * year, BEGIN + year, 2 * year + MARGIN),
+            (5, 0, 5 + MARGIN),
+        ] {
+            let end = Position {
+                id: MessageId(id),
+                step: 3,
+            };
+            let next = behind(end, micros);
+            assert_eq!((next.id.0, next.step), (then, 1));
+        }
+    }
+}

@@ -1,4 +1,4 @@
-//! The way between one node and its Redis, which can be closed, or lose an answer.
+//! The way between nodes and their Redis, which can be closed, lose an answer, or lead elsewhere.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -19,6 +19,8 @@ struct State {
 
 #[derive(Default)]
 struct Inner {
+    /// Where new connections go.
+    redis: Option<SocketAddr>,
     closed: bool,
     /// Of the request that has this in it, the answer is lost.
     losing: Option<String>,
@@ -37,13 +39,21 @@ impl Gate {
         let shared = Arc::clone(&state);
         thread::spawn(move || {
             for node in listener.incoming().map_while(Result::ok) {
+                let redis = shared.inner.lock().expect("a state").redis;
                 // Redis may be gone: so is then the connection.
-                if let Ok(redis) = TcpStream::connect(redis) {
+                if let Ok(redis) = TcpStream::connect(redis.expect("an address")) {
                     connect(node, redis, &shared);
                 }
             }
         });
-        Self { address, state }
+        let gate = Self { address, state };
+        gate.turn_to(redis);
+        gate
+    }
+
+    /// New connections are to this one from now on.
+    pub fn turn_to(&self, redis: SocketAddr) {
+        self.change(|inner| inner.redis = Some(redis));
     }
 
     /// What is on its way waits from now on; connections stay, and new ones are accepted.

@@ -70,6 +70,17 @@ impl Redis {
         Some((redis, TlsPort { url, identity }))
     }
 
+    /// One that follows this one, with all that it has by now.
+    pub fn replica(&self) -> Self {
+        let (ip, port) = (self.address.ip(), self.address.port());
+        let replica = Self::start_with(&["--replicaof", &format!("{ip} {port}")]);
+        let replica = replica.expect("there is one already");
+        super::eventually("it is connected", || {
+            replica.call(&["ROLE"]).list()[3].text() == "connected"
+        });
+        replica
+    }
+
     /// One with these flags.
     pub fn start_with(config: &[&str]) -> Option<Self> {
         Self::start_at(free_address(), config)
