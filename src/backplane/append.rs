@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use data_encoding::HEXLOWER;
 
 use super::entry::{encode_message, encode_state};
-use super::{Backplane, Connection, Failure, PATIENCE, Reply, micros, server};
+use super::server::Info;
+use super::{Backplane, Connection, Failure, PATIENCE, Reply, micros};
 use crate::protocol::{
     Draft, Feed, Given, MessageId, Position, Receipt, Remembered, Rev, StoredState, clock,
 };
@@ -223,7 +224,7 @@ impl Ready {
     fn connect(backplane: &Backplane, patience: Duration) -> Result<Self, Failure> {
         let mut connection = backplane.connect(patience)?;
         let script = load(&mut connection)?;
-        let run = server::info(&mut connection)?.run;
+        let run = Info::of(&mut connection)?.run().to_owned();
         let time = connection.run("TIME", &[])?;
         let micros = micros(&time).ok_or(Failure::Lost("TIME made no sense".to_owned()))?;
         Ok(Self {

@@ -2,7 +2,7 @@
 
 use super::entry::{self, Entry, mark_header};
 use super::follower::Follower;
-use super::server::{self, Info};
+use super::server::Info;
 use super::{Backplane, Connection, Failure, PATIENCE, Reply, eval, micros, setup};
 use crate::protocol::{LogMark, MessageId, Position, State, StoredState};
 
@@ -70,13 +70,25 @@ impl Backplane {
             ),
             other => self.refusal(other),
         })?;
-        let run = self.check_version(&mut connection)?;
-        self.check_setup(&mut connection)?;
+        let info = match Info::of(&mut connection) {
+            Ok(info) => info,
+            Err(Failure::Password) => {
+                return Err(Refusal::Unusable(
+                    "the password is missing; write --backplane redis://USER:PASSWORD@HOST:PORT"
+                        .to_owned(),
+                ));
+            }
+            // TLS may have been so far without a look at this side's certificate.
+            Err(failure) => return Err(self.refusal(failure)),
+        };
+        self.check_version(info.version())?;
+        self.check_setup(&mut connection, &info)?;
+        let run = info.run();
         let position = own.mark.position;
         let mut compare = own.compare_feeds;
         let mut found = self.look(&mut connection, own)?;
         if found.is_none() {
-            self.create(&mut connection, own, &run)?;
+            self.create(&mut connection, own, run)?;
             // Another node may have been faster.
             found = self.look(&mut connection, own)?;
         }
@@ -100,7 +112,7 @@ impl Backplane {
         }
         let before = self.last_run(&mut connection)?;
         if position > last || (before != run && !run.is_empty()) {
-            last = self.raise(&mut connection, &identity, position, last, [&before, &run])?;
+            last = self.raise(&mut connection, &identity, position, last, [&before, run])?;
         }
         let mut follower = Follower {
             connection,
@@ -157,29 +169,14 @@ impl Backplane {
         }
     }
 
-    /// Which run of Redis this is, if it is one that will do.
-    fn check_version(&self, connection: &mut Connection) -> Result<String, Refusal> {
-        let Info { version, run } = match server::info(connection) {
-            Ok(info) => info,
-            Err(Failure::Password) => {
-                return Err(Refusal::Unusable(
-                    "the password is missing; write --backplane redis://USER:PASSWORD@HOST:PORT"
-                        .to_owned(),
-                ));
-            }
-            // TLS may have been so far without a look at this side's certificate.
-            Err(failure) => return Err(self.refusal(failure)),
-        };
-        let major = version
-            .split('.')
-            .next()
-            .and_then(|major| major.parse::<u32>().ok());
-        match major {
+    fn check_version(&self, version: &str) -> Result<(), Refusal> {
+        let major = version.split('.').next();
+        match major.and_then(|major| major.parse::<u32>().ok()) {
             Some(major) if major < OLDEST_MAJOR => Err(self.fatal(&format!(
                 "it is Redis {version}, which has no streams; use Redis 5.0 or newer, or Valkey"
             ))),
             // Whoever may not ask is not asked to prove it.
-            _ => Ok(run),
+            _ => Ok(()),
         }
     }
 

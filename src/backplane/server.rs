@@ -2,29 +2,44 @@
 
 use super::{Connection, Failure};
 
-/// As far as it may be asked.
+/// What it answers to `INFO`; nothing where it may not be asked.
 #[derive(Debug, Default)]
-pub(super) struct Info {
+pub(super) struct Info(String);
+
+impl Info {
+    pub(super) fn of(connection: &mut Connection) -> Result<Self, Failure> {
+        match connection.run("INFO", &[]) {
+            Err(failure) if failure.is("NOPERM") => Ok(Self::default()),
+            info => Ok(Self(info?.text().unwrap_or_default().to_owned())),
+        }
+    }
+
     /// As `7.0.15`.
-    pub(super) version: String,
+    pub(super) fn version(&self) -> &str {
+        self.field("redis_version")
+    }
+
     /// Another one after every start, and on every replica: what was written in one run may not
     /// be there in the next.
-    pub(super) run: String,
-}
+    pub(super) fn run(&self) -> &str {
+        self.field("run_id")
+    }
 
-/// Asks; nothing is known of one that may not be asked.
-pub(super) fn info(connection: &mut Connection) -> Result<Info, Failure> {
-    let info = match connection.run("INFO", &[b"server"]) {
-        Err(failure) if failure.is("NOPERM") => return Ok(Info::default()),
-        info => info?,
-    };
-    let text = info.text().unwrap_or_default();
-    let value = |name: &str| {
-        let line = text.lines().find_map(|line| line.strip_prefix(name));
-        line.unwrap_or_default().trim().to_owned()
-    };
-    Ok(Info {
-        version: value("redis_version:"),
-        run: value("run_id:"),
-    })
+    /// It takes nothing that is written.
+    pub(super) fn is_replica(&self) -> bool {
+        self.field("slave_read_only") == "1"
+    }
+
+    /// By which policy it drops keys when its memory is full, if it does.
+    pub(super) fn evicts_by(&self) -> Option<&str> {
+        let policy = self.field("maxmemory_policy");
+        let has_limit = !["", "0"].contains(&self.field("maxmemory"));
+        (has_limit && policy != "noeviction").then_some(policy)
+    }
+
+    fn field(&self, name: &str) -> &str {
+        let mut fields = self.0.lines().filter_map(|line| line.split_once(':'));
+        let found = fields.find(|(found, _)| *found == name);
+        found.map_or("", |(_, value)| value.trim())
+    }
 }

@@ -4,6 +4,7 @@
 use std::sync::atomic::Ordering;
 
 use super::join::Refusal;
+use super::server::Info;
 use super::{Backplane, Connection, Failure, eval};
 
 const RIGHTS: &[u8] = include_bytes!("rights.lua");
@@ -17,26 +18,19 @@ const MAY_NOT: &str = "The user executing the script can't";
 
 impl Backplane {
     /// Says what will not work, before it is found out with messages.
-    pub(super) fn check_setup(&self, connection: &mut Connection) -> Result<(), Refusal> {
-        let info = match connection.run("INFO", &[]) {
-            Ok(info) => info.text().unwrap_or_default().to_owned(),
-            // Whoever may not ask finds out later.
-            Err(failure) if failure.is("NOPERM") => String::new(),
-            Err(failure) => return Err(failure.into()),
-        };
-        let field = |name: &str| {
-            let mut fields = info.lines().filter_map(|line| line.split_once(':'));
-            let found = fields.find(|(found, _)| *found == name);
-            found.map_or("", |(_, value)| value.trim())
-        };
+    pub(super) fn check_setup(
+        &self,
+        connection: &mut Connection,
+        info: &Info,
+    ) -> Result<(), Refusal> {
         // Reading would go well, and every message be refused.
-        if field("slave_read_only") == "1" {
+        if info.is_replica() {
             return Err(Refusal::Unusable(REPLICA.to_owned()));
         }
         self.check_rights(connection)?;
-        let (memory, policy) = (field("maxmemory"), field("maxmemory_policy"));
-        let may_evict = !["", "0"].contains(&memory) && policy != "noeviction";
-        if may_evict && !self.has_warned.swap(true, Ordering::Relaxed) {
+        if let Some(policy) = info.evicts_by()
+            && !self.has_warned.swap(true, Ordering::Relaxed)
+        {
             log::warn!(
                 "the backplane {} may evict the log when its memory is full (maxmemory-policy {policy}); \
                  set maxmemory-policy to noeviction",
