@@ -257,7 +257,7 @@ fn a_redis_that_has_lost_everything_gives_no_id_twice() {
 #[test]
 fn a_new_node_fills_from_a_stream_of_large_messages_with_little_memory() {
     const MESSAGES: u64 = 200;
-    /// Four reads of 2 MiB with copies, what is kept for subscribers, and the program itself.
+    /// One read and three parts of 2 MiB with copies, what is kept for subscribers, and the program itself.
     const MOST: u64 = 64 << 20;
     let Some(redis) = Redis::start() else { return };
     let mut cluster = Cluster::of(redis);

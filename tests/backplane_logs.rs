@@ -212,14 +212,10 @@ fn a_redis_that_goes_back_twice_to_the_same_snapshot_gives_no_id_twice() {
     cluster.redis.call(&["SAVE"]);
     let mut given = HashSet::new();
     for round in 0..3 {
-        cluster.redis.restart();
         // Only one node is there at a time, and each is another one.
-        for (number, node) in cluster.nodes.iter_mut().enumerate() {
-            node.kill();
-            if number == round {
-                node.restart();
-            }
-        }
+        cluster.nodes.iter_mut().for_each(Node::kill);
+        cluster.redis.restart();
+        cluster.nodes[round].restart();
         let node = &cluster.nodes[round];
         node.await_connected();
         for _ in 0..20 {

@@ -16,7 +16,7 @@ const SCRIPT: &[u8] = include_bytes!("append.lua");
 /// The pause before another attempt when connecting failed at once.
 const RETRY: Duration = Duration::from_millis(50);
 
-/// What is said when a batch that an earlier run of Redis was sent is not there.
+/// Why nobody knows what became of a batch that was sent to an earlier run of Redis.
 const ANEW: &str = "it was started anew";
 
 /// One node's way to append.
@@ -64,7 +64,7 @@ pub(crate) enum Outcome {
     /// Nothing was appended, for this reason.
     Refused(String),
     /// Nothing was appended: Redis is there and does not take it, and may not take the next one either.
-    Denied(String),
+    Denied(Failure),
     /// This is not the log that was joined, or it is gone.
     Other,
     /// It may be in the log or not.
@@ -136,7 +136,7 @@ impl Appender {
                     let run = self.connection.take().map(|ready| ready.run);
                     let is_lost = matches!(failure, Failure::Lost(_));
                     if !is_lost && lost.is_none() && !was_sent {
-                        return Outcome::Denied(failure.reason());
+                        return Outcome::Denied(failure);
                     }
                     if was_sent && lost.is_none() {
                         lost = Some((failure.reason(), run.unwrap_or_default()));

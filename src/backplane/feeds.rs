@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::append::{Appender, Asked, Outcome};
 use super::follower::Follower;
 use super::join::{Own, Refusal};
-use super::{Backplane, Failure, PATIENCE, entry, random};
+use super::{Backplane, PATIENCE, entry, random};
 use crate::protocol::{Feed, Position, ROUTES, Rev, State, StoredState};
 
 impl Backplane {
@@ -93,9 +93,8 @@ impl Backplane {
         let deadline = Instant::now() + PATIENCE;
         match appender.append(identity, asked, deadline, &|| false) {
             Outcome::Done(_) => Ok(()),
-            Outcome::Refused(reason) | Outcome::Denied(reason) => {
-                Err(Failure::refused(&reason).into())
-            }
+            Outcome::Denied(failure) => Err(failure.into()),
+            Outcome::Refused(reason) => Err(Refusal::Away(reason)),
             _ => Err(Refusal::Away("the feeds have just changed".to_owned())),
         }
     }

@@ -15,8 +15,8 @@ const OLDEST_MAJOR: u32 = 5;
 /// Ids that are left out at least when Redis has lost the end of the log, so that none is given to
 /// two messages: other nodes may have more of it than the one that goes on first.
 ///
-/// And as many as there were microseconds since [`BEGIN`], which is more than any stream has entries:
-/// whatever was lost before, an earlier jump and what followed it included, is below that.
+/// And it goes on at no less than the microseconds since [`BEGIN`], which is more than any stream has
+/// entries: whatever was lost before, an earlier jump and what followed it included, is below that.
 const MARGIN: u64 = 1_000_000;
 
 /// 2026-01-01, in microseconds since 1970. Ids stay below 2^53, where JavaScript's numbers end, for
@@ -62,25 +62,9 @@ impl Backplane {
     /// Joins the log, or begins it. Blocks for some seconds at most. Nothing is written to a log
     /// that is refused.
     pub(crate) fn join(&self, own: &Own<'_>) -> Result<Follower, Refusal> {
-        let mut connection = self.connect(PATIENCE).map_err(|failure| match failure {
-            Failure::Password => Refusal::Unusable(
-                "the password is wrong or missing; write --backplane redis://USER:PASSWORD@HOST:PORT \
-                 (THREADCAST_BACKPLANE keeps it off the command line)"
-                    .to_owned(),
-            ),
-            other => self.refusal(other),
-        })?;
-        let info = match Info::of(&mut connection) {
-            Ok(info) => info,
-            Err(Failure::Password) => {
-                return Err(Refusal::Unusable(
-                    "the password is missing; write --backplane redis://USER:PASSWORD@HOST:PORT"
-                        .to_owned(),
-                ));
-            }
-            // TLS may have been so far without a look at this side's certificate.
-            Err(failure) => return Err(self.refusal(failure)),
-        };
+        let mut connection = self.connect(PATIENCE)?;
+        // TLS may have been so far without a look at this side's certificate.
+        let info = Info::of(&mut connection)?;
         self.check_version(info.version())?;
         self.check_setup(&mut connection, &info)?;
         let run = info.run();
@@ -160,13 +144,6 @@ impl Backplane {
             "cannot use the backplane {}: {what}",
             self.address()
         ))
-    }
-
-    fn refusal(&self, failure: Failure) -> Refusal {
-        match failure {
-            Failure::Distrust(reason) => Refusal::Unusable(reason),
-            other => other.into(),
-        }
     }
 
     fn check_version(&self, version: &str) -> Result<(), Refusal> {

@@ -13,7 +13,7 @@ use crate::protocol::Position;
 const SILENCE: Duration = Duration::from_secs(1);
 
 /// After heartbeats have failed for long, every node has told again by then.
-const SETTLING: Duration = Duration::from_secs(3);
+const SETTLING: Duration = Duration::from_secs(5);
 
 /// Shared by the threads of one node.
 #[derive(Debug)]

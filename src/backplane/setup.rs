@@ -11,6 +11,9 @@ const RIGHTS: &[u8] = include_bytes!("rights.lua");
 
 const REPLICA: &str = "it is a replica, which takes no messages; name its master";
 
+const PASSWORD: &str = "the password is wrong or missing; write --backplane redis://USER:PASSWORD@HOST:PORT \
+     (THREADCAST_BACKPLANE keeps it off the command line)";
+
 const ALLOW: &str = "the README has the line that allows it (ACL SETUSER)";
 
 /// How Redis 6 and 7.0 begin when it is a command in a script that the user may not run.
@@ -59,7 +62,8 @@ impl Backplane {
 /// What is wrong with the setup, if that is why it failed.
 pub(super) fn fault(failure: &Failure) -> Option<String> {
     match failure {
-        Failure::Unusable(reason) => Some(reason.clone()),
+        Failure::Unusable(reason) | Failure::Distrust(reason) => Some(reason.clone()),
+        Failure::Password => Some(PASSWORD.to_owned()),
         Failure::Refused { code, .. } if code == "READONLY" => Some(REPLICA.to_owned()),
         Failure::Refused { code, reason } if code == "NOPERM" || reason.contains(MAY_NOT) => Some(
             format!("its user may not do all that is needed, it answers {reason:?}; {ALLOW}"),

@@ -106,7 +106,7 @@ pub(super) struct Serve {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum SyncMode {
-    /// A crash of the program; of a power cut all but the last second
+    /// A crash of the program; a power cut too, but for about the last second
     Normal,
     /// A power cut too; slower
     Full,

@@ -242,7 +242,8 @@ impl Appending {
                 let error = self.unavailable(&reason);
                 Next::Refused(batch, error)
             }
-            Outcome::Denied(reason) => {
+            Outcome::Denied(failure) => {
+                let reason = failure.reason();
                 self.link.set_refusal(Some(&reason));
                 let error = self.unavailable(&reason);
                 Next::Refused(batch, error)

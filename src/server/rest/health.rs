@@ -12,8 +12,8 @@ use crate::protocol::MessageId;
 use crate::usage::Count;
 
 /// Load balancers have no token; the numbers are for those who have one. 503 tells them to send
-/// nobody any more: the server is about to end, or is stranded, which is to say that the log it
-/// shares with others does not have it until somebody does something about it. One that only
+/// nobody any more: the server is about to end, or is stranded: shut out of the log that it
+/// shares with others until somebody does something about it. One that only
 /// misses Redis stays: so do the others, and what it has can be read.
 pub(super) fn get_health(api: &Arc<Api>, call: Call) {
     let is_stranded = || {

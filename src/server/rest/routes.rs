@@ -135,7 +135,7 @@ pub const ROUTES: &[Route] = &[
         path: "/api/health",
         name: "get_health",
         summary: "Tell that the server is up, and its newest id",
-        description: "Status, version, uptime, subscribers connected, newest id, and every limit with what is used of it and how often it refused something; from memory. 503 with the status `draining` once the server is about to end, `stranded` while the log that it shares with others does not have it.",
+        description: "Status, version, uptime, subscribers connected, newest id, and every limit with what is used of it and how often it refused something; from memory. 503 with the status `draining` once the server is about to end, `stranded` while it is shut out of the log that it shares with others.",
         tags: &["server"],
         needs: Needs::Nothing,
         handler: health::get_health,

@@ -20,7 +20,7 @@ use rusqlite::hooks::Wal;
 use rusqlite::{Connection, ErrorCode};
 
 /// Bytes of the log after which its content goes into the database file. The log then begins
-/// anew, unless somebody reads it: twice as many took half as long again each time.
+/// anew, unless somebody reads it. With twice as many, each move took half as long again.
 const LONG: u64 = 8 << 20;
 
 /// Bytes of the log that are brought to the disk at a time: some milliseconds of a disk's work.

@@ -78,7 +78,7 @@ fn backplane(page: &mut Exposition, api: &Api) {
     );
     page.gauge(
         "threadcast_backplane_writable",
-        "Whether Redis takes what is appended to this log, as far as the last append tells; publishing is answered 503 if not.",
+        "Whether Redis takes what is appended to this log, as far as the last append or heartbeat tells; publishing is answered 503 if not.",
         u8::from(status.refusal.is_none()),
     );
     page.gauge(

@@ -189,7 +189,7 @@ fn health() -> Value {
         "properties": {
             "status": {
                 "enum": ["ok", "draining", "stranded"],
-                "description": "`draining`: it is about to end. `stranded`: the log that it shares with others does not have it until somebody does something; `backplane.reason` says what.",
+                "description": "`draining`: it is about to end. `stranded`: it is shut out of the log that it shares with others until somebody does something; `backplane.reason` says what.",
             },
             "version": {"type": "string"},
             "uptime_seconds": count("Since the start."),
