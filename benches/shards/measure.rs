@@ -75,7 +75,7 @@ const LOG: &str = "{bench}:log";
 fn append_cost(redis: &Process, size: usize, messages: usize) -> Result<f64, String> {
     let mut connection = resp::Connection::open(redis.address);
     connection.call(&["DEL", STREAM]);
-    connection.call(&["HSET", LOG, "id", "of the bench"]);
+    connection.call(&["HSET", LOG, "id", "of the bench", "run", "this one"]);
     connection.call(&["XADD", STREAM, "0-1", "h", "0-0", "x", ""]);
     let loaded = connection.call(&["SCRIPT", "LOAD", APPEND]);
     let (node, count) = (format!("node {size}"), size.to_string());
@@ -87,9 +87,10 @@ fn append_cost(redis: &Process, size: usize, messages: usize) -> Result<f64, Str
         let number = call.to_string();
         let mut command = vec!["EVALSHA", loaded.text(), "4"];
         command.extend(keys);
-        // Identity, node, number, deadline, entries kept; no checks, no states, no claims.
+        // Identity, node, number, deadline, entries kept; no checks, no states, no claims; the run of
+        // Redis, how far the node has the log.
         command.extend(["of the bench", &node, &number, "9e15", "1000000"]);
-        command.extend([&count, "0", "0", "0"]);
+        command.extend([&count, "0", "0", "0", "this one", "0", "0"]);
         command.extend((0..size).map(|_| message.as_str()));
         let reply = connection.call(&command);
         let is_done = matches!(&reply, resp::Reply::List(list) if list[0].text() == "done");
