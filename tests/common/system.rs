@@ -33,6 +33,14 @@ impl Program {
         (self.entries("task").count(), sockets)
     }
 
+    /// How much the most memory it ever had has grown, in bytes, since it was `before`.
+    ///
+    /// The kernel takes that maximum now and then, from counters of each processor that it does
+    /// not add up exactly: a later one may be some pages smaller.
+    pub fn peak_growth(&self, before: u64) -> u64 {
+        self.peak_memory().saturating_sub(before)
+    }
+
     /// The most memory it ever had, in bytes.
     pub fn peak_memory(&self) -> u64 {
         let path = format!("/proc/{}/status", self.child.id());
