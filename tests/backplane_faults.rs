@@ -9,102 +9,29 @@ mod common;
 
 use std::collections::HashSet;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use common::cluster::{Cluster, Node, contents, id, try_publish};
+use common::load::Load;
 use common::redis::Redis;
 use common::{Http, Response, eventually};
-use serde_json::{Value, json};
-
-/// What publishers were answered.
-#[derive(Default)]
-struct Load {
-    acknowledged: Mutex<Vec<(u64, String)>>,
-    refused: Mutex<Vec<String>>,
-    over: AtomicBool,
-}
-
-impl Load {
-    /// Publishes on this node until the load is over or the node has gone.
-    fn publish(&self, node: std::net::SocketAddr, name: &str) {
-        let mut http = Http::connect(node);
-        for turn in 0.. {
-            if self.over.load(Ordering::Relaxed) {
-                return;
-            }
-            let content = format!("{name} {turn}");
-            let body = json!({"channel_id": "lab", "author": "test", "content": content});
-            let body = body.to_string();
-            let request = format!(
-                "POST /api/messages HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
-                body.len()
-            );
-            let sent = std::io::Write::write_all(&mut http.stream, request.as_bytes());
-            let Some(answer) = sent.ok().and_then(|()| http.try_response(false)) else {
-                return;
-            };
-            match answer.status {
-                200 => {
-                    let id = id(&answer.json()["message"]);
-                    self.acknowledged
-                        .lock()
-                        .expect("a list")
-                        .push((id, content));
-                }
-                503 => self.refused.lock().expect("a list").push(content),
-                _ => panic!("{}", answer.text()),
-            }
-        }
-    }
-
-    fn await_acknowledged(&self, more: usize) {
-        let count = || self.acknowledged.lock().expect("a list").len();
-        let before = count();
-        eventually("messages are acknowledged", || count() >= before + more);
-    }
-
-    fn end(&self) {
-        self.over.store(true, Ordering::Relaxed);
-    }
-
-    /// Everything acknowledged is there under its id, and nothing is there twice.
-    #[track_caller]
-    fn assert_is_in(&self, history: &[Value]) {
-        let unique: HashSet<_> = contents(history).into_iter().collect();
-        assert_eq!(unique.len(), history.len(), "a message is there twice");
-        let stored: HashSet<_> = history
-            .iter()
-            .map(|message| (id(message), message["content"].as_str().expect("a text")))
-            .collect();
-        for (id, content) in self.acknowledged.lock().expect("a list").iter() {
-            assert!(stored.contains(&(*id, content)), "{id} {content:?} is lost");
-        }
-    }
-}
+use serde_json::json;
 
 #[test]
 fn after_kill_9_of_a_node_what_it_acknowledged_is_on_all_and_it_goes_on_where_it_was() {
     let Some(redis) = Redis::start() else { return };
     let mut cluster = Cluster::of(redis);
     for round in 0..3 {
-        let load = Load::default();
         let victim = round % 3;
-        let addresses: Vec<_> = cluster.nodes.iter().map(|it| it.program.address).collect();
-        thread::scope(|scope| {
-            for (number, address) in addresses.into_iter().enumerate() {
-                let (load, name) = (&load, format!("round {round} node {number}"));
-                scope.spawn(move || load.publish(address, &name));
-            }
-            load.await_acknowledged(300);
-            cluster.nodes[victim].kill();
-            load.await_acknowledged(100);
-            cluster.nodes[victim].restart();
-            load.await_acknowledged(100);
-            load.end();
-        });
+        let load = Load::on(&cluster.nodes, &format!("round {round}"));
+        load.await_acknowledged(300);
+        cluster.nodes[victim].kill();
+        load.await_acknowledged(100);
+        cluster.nodes[victim].restart();
+        load.await_acknowledged(100);
+        let acknowledged = load.end();
         let history = cluster.history();
-        load.assert_is_in(&history);
+        acknowledged.assert_is_in(&history);
         let gaps = history
             .windows(2)
             .find(|two| id(&two[1]) != id(&two[0]) + 1);
@@ -119,21 +46,15 @@ fn kill_9_of_a_redis_that_syncs_each_append_loses_nothing_that_was_acknowledged(
     };
     let mut cluster = Cluster::of(redis);
     let mut listeners: Vec<_> = cluster.nodes.iter().map(|it| it.subscribe("lab")).collect();
-    let load = Load::default();
-    thread::scope(|scope| {
-        for (number, node) in cluster.nodes.iter().enumerate() {
-            let (load, address) = (&load, node.program.address);
-            scope.spawn(move || load.publish(address, &format!("node {number}")));
-        }
-        for _ in 0..3 {
-            load.await_acknowledged(150);
-            cluster.redis.restart();
-        }
+    let load = Load::on(&cluster.nodes, "load");
+    for _ in 0..3 {
         load.await_acknowledged(150);
-        load.end();
-    });
+        cluster.redis.restart();
+    }
+    load.await_acknowledged(150);
+    let acknowledged = load.end();
     let history = cluster.history();
-    load.assert_is_in(&history);
+    acknowledged.assert_is_in(&history);
     // The listeners stayed, and have all of it in its order.
     for listener in &mut listeners {
         for message in &history {
@@ -248,25 +169,18 @@ fn a_redis_that_stands_still_stores_nothing_that_was_answered_with_503() {
 fn a_redis_that_stands_still_under_load_stores_each_acknowledged_message_once() {
     let Some(redis) = Redis::start() else { return };
     let cluster = Cluster::of_with(redis, &["--backplane-timeout", "1s"]);
-    let load = Load::default();
-    thread::scope(|scope| {
-        for (number, node) in cluster.nodes.iter().enumerate() {
-            let (load, address) = (&load, node.program.address);
-            scope.spawn(move || load.publish(address, &format!("node {number}")));
-        }
-        for longer_than_the_timeout in [false, true, false] {
-            load.await_acknowledged(200);
-            cluster.redis.pause();
-            if longer_than_the_timeout {
-                cluster.nodes.iter().for_each(Node::await_disconnected);
-            }
-            cluster.redis.resume();
-        }
+    let load = Load::on(&cluster.nodes, "load");
+    for longer_than_the_timeout in [false, true, false] {
         load.await_acknowledged(200);
-        load.end();
-    });
-    let history = cluster.history();
-    load.assert_is_in(&history);
+        cluster.redis.pause();
+        if longer_than_the_timeout {
+            cluster.nodes.iter().for_each(Node::await_disconnected);
+        }
+        cluster.redis.resume();
+    }
+    load.await_acknowledged(200);
+    let acknowledged = load.end();
+    acknowledged.assert_is_in(&cluster.history());
 }
 
 #[test]

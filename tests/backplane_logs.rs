@@ -8,15 +8,14 @@
 mod common;
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::Duration;
 
 use common::cli::{Client, threadcast};
 use common::cluster::{Cluster, Node, contents, id, single, try_publish};
 use common::eventually;
 use common::gate::Gate;
+use common::load::Load;
 use common::redis::Redis;
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -70,13 +69,13 @@ fn a_redis_that_loses_its_end_under_load_gives_no_id_twice_and_nothing_acknowled
         let mut cluster = Cluster::of(redis);
         cluster.nodes[0].publish("lab", "first");
         cluster.redis.call(&["SAVE"]);
-        let load = Load::of(&cluster.nodes);
+        let load = Load::on(&cluster.nodes, "load");
         load.await_acknowledged(300);
         cluster.redis.kill();
         thread::sleep(Duration::from_millis(pause));
         cluster.redis.restart();
         load.await_acknowledged(300);
-        load.assert_each_is_somewhere_once(&cluster.nodes);
+        load.end().assert_each_is_somewhere(&cluster.nodes);
     }
 }
 
@@ -95,7 +94,7 @@ fn a_replica_that_takes_its_masters_place_gives_no_id_twice_and_nothing_acknowle
     };
     let nodes: Vec<Node> = (0..3).map(start).collect();
     nodes.iter().for_each(Node::await_connected);
-    let load = Load::of(&nodes);
+    let load = Load::on(&nodes, "load");
     load.await_acknowledged(200);
     replica.pause();
     load.await_acknowledged(100);
@@ -104,70 +103,7 @@ fn a_replica_that_takes_its_masters_place_gives_no_id_twice_and_nothing_acknowle
     replica.call(&["REPLICAOF", "NO", "ONE"]);
     gate.turn_to(replica.address);
     load.await_acknowledged(300);
-    load.assert_each_is_somewhere_once(&nodes);
-}
-
-/// Two publishers on each node, and what was acknowledged to them.
-struct Load {
-    shared: Arc<Acknowledged>,
-    publishers: Vec<JoinHandle<()>>,
-}
-
-#[derive(Default)]
-struct Acknowledged {
-    messages: Mutex<Vec<(u64, String)>>,
-    is_over: AtomicBool,
-}
-
-impl Load {
-    fn of(nodes: &[Node]) -> Self {
-        let shared = Arc::new(Acknowledged::default());
-        let publishers = nodes.iter().chain(nodes).enumerate();
-        let publishers = publishers.map(|(publisher, node)| {
-            let (shared, mut http) = (Arc::clone(&shared), node.http());
-            thread::spawn(move || {
-                for turn in 0.. {
-                    if shared.is_over.load(Ordering::Relaxed) {
-                        return;
-                    }
-                    let content = format!("{publisher}: {turn}");
-                    let answer = try_publish(&mut http, &content);
-                    if answer.status == 200 {
-                        let id = id(&answer.json()["message"]);
-                        shared.messages.lock().expect("a list").push((id, content));
-                    }
-                }
-            })
-        });
-        let publishers = publishers.collect();
-        Self { shared, publishers }
-    }
-
-    /// Waits for so many more.
-    fn await_acknowledged(&self, more: usize) {
-        let all = || self.shared.messages.lock().expect("a list").len();
-        let before = all();
-        eventually("more are acknowledged", || all() >= before + more);
-    }
-
-    /// Ends it.
-    fn assert_each_is_somewhere_once(self, nodes: &[Node]) {
-        self.shared.is_over.store(true, Ordering::Relaxed);
-        for publisher in self.publishers {
-            publisher.join().expect("a publisher");
-        }
-        let acknowledged = self.shared.messages.lock().expect("a list");
-        let ids: HashSet<u64> = acknowledged.iter().map(|(id, _)| *id).collect();
-        assert_eq!(ids.len(), acknowledged.len(), "an id is given twice");
-        let stored: HashSet<(u64, String)> = nodes
-            .iter()
-            .flat_map(Node::history)
-            .map(|message| (id(&message), contents(&[message])[0].to_owned()))
-            .collect();
-        for message in acknowledged.iter() {
-            assert!(stored.contains(message), "{message:?} is on no node");
-        }
-    }
+    load.end().assert_each_is_somewhere(&nodes);
 }
 
 /// Whoever comes first after a restart of Redis does not know what others had.

@@ -10,6 +10,7 @@ pub mod exposition;
 pub mod gate;
 #[cfg(feature = "tls")]
 pub mod identity;
+pub mod load;
 pub mod proxy;
 pub mod redis;
 pub mod resp;
@@ -227,6 +228,19 @@ impl Response {
     }
 }
 
+fn request(method: &str, target: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
+    let mut bytes = format!("{method} {target} HTTP/1.1\r\nHost: localhost\r\n").into_bytes();
+    for (name, value) in headers {
+        bytes.extend_from_slice(format!("{name}: {value}\r\n").as_bytes());
+    }
+    if !body.is_empty() {
+        bytes.extend_from_slice(format!("Content-Length: {}\r\n", body.len()).as_bytes());
+    }
+    bytes.extend_from_slice(b"\r\n");
+    bytes.extend_from_slice(body);
+    bytes
+}
+
 impl Http {
     pub fn connect(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).expect("the server accepts");
@@ -259,16 +273,7 @@ impl<S: Read + Write> Http<S> {
         headers: &[(&str, &str)],
         body: &[u8],
     ) -> Response {
-        let mut bytes = format!("{method} {target} HTTP/1.1\r\nHost: localhost\r\n").into_bytes();
-        for (name, value) in headers {
-            bytes.extend_from_slice(format!("{name}: {value}\r\n").as_bytes());
-        }
-        if !body.is_empty() {
-            bytes.extend_from_slice(format!("Content-Length: {}\r\n", body.len()).as_bytes());
-        }
-        bytes.extend_from_slice(b"\r\n");
-        bytes.extend_from_slice(body);
-        self.send(bytes);
+        self.send(request(method, target, headers, body));
         self.response(method == "HEAD")
     }
 
@@ -283,6 +288,14 @@ impl<S: Read + Write> Http<S> {
             &[("Content-Type", "application/json")],
             body.to_string().as_bytes(),
         )
+    }
+
+    /// The same; `None` when the connection ends before the response.
+    pub fn try_post_json(&mut self, target: &str, body: &Value) -> Option<Response> {
+        let json = [("Content-Type", "application/json")];
+        let request = request("POST", target, &json, body.to_string().as_bytes());
+        self.stream.write_all(&request).ok()?;
+        self.try_response(false)
     }
 
     /// Publishes a message and returns its id.
