@@ -224,7 +224,7 @@ impl Ready {
     fn connect(backplane: &Backplane, patience: Duration) -> Result<Self, Failure> {
         let mut connection = backplane.connect(patience)?;
         let script = load(&mut connection)?;
-        let run = Info::of(&mut connection)?.run().to_owned();
+        let run = Info::in_short(&mut connection)?.run().to_owned();
         let time = connection.run("TIME", &[])?;
         let micros = micros(&time).ok_or(Failure::Lost("TIME made no sense".to_owned()))?;
         Ok(Self {

@@ -8,7 +8,16 @@ pub(super) struct Info(String);
 
 impl Info {
     pub(super) fn of(connection: &mut Connection) -> Result<Self, Failure> {
-        match connection.run("INFO", &[]) {
+        Self::ask(connection, &[])
+    }
+
+    /// Only the version and which run it is.
+    pub(super) fn in_short(connection: &mut Connection) -> Result<Self, Failure> {
+        Self::ask(connection, &[b"server"])
+    }
+
+    fn ask(connection: &mut Connection, sections: &[&[u8]]) -> Result<Self, Failure> {
+        match connection.run("INFO", sections) {
             Err(failure) if failure.is("NOPERM") => Ok(Self::default()),
             info => Ok(Self(info?.text().unwrap_or_default().to_owned())),
         }
