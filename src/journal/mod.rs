@@ -14,7 +14,6 @@ mod sequencer;
 mod shared;
 mod states;
 
-use std::collections::VecDeque;
 use std::io;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -35,7 +34,7 @@ use broadcast::Broadcast;
 use forgetting::Forgetting;
 use pace::Pace;
 use sequencer::Sequencer;
-use shared::{Replica, Shared};
+use shared::{Replica, Shared, Unanswered};
 use states::{Feeds, StateOrder};
 
 pub(crate) use shared::{Node, OwnFeeds};
@@ -177,7 +176,6 @@ impl Journal {
                 let replica = Replica {
                     steps,
                     finds,
-                    queued_bytes: Arc::clone(&queued_bytes),
                     head: Arc::clone(&head),
                     writer,
                     manager: Arc::clone(&manager),
@@ -188,8 +186,7 @@ impl Journal {
                     own,
                     mark,
                     forgetting,
-                    waiting: VecDeque::new(),
-                    skipped: VecDeque::new(),
+                    unanswered: Unanswered::new(Arc::clone(&queued_bytes)),
                     failing: false,
                 };
                 (

@@ -11,7 +11,9 @@
 
 mod append;
 pub(super) mod apply;
+mod changes;
 pub(super) mod follow;
+mod unanswered;
 
 use std::collections::BTreeSet;
 use std::io;
@@ -34,6 +36,7 @@ use crate::usage::Usage;
 use append::Appending;
 pub(super) use apply::Replica;
 use follow::{Following, Found};
+pub(super) use unanswered::Unanswered;
 
 /// What a server needs to be a node.
 pub(crate) struct Node {
