@@ -75,6 +75,7 @@ fn while_redis_is_gone_publishing_is_503_with_retry_after_and_the_rest_goes_on()
     watcher.next();
     cluster.nodes[1].publish("lab", "before");
     assert_eq!(listener.next_message()["content"], "before");
+    cluster.history();
     cluster.redis.kill();
     for node in &cluster.nodes {
         node.await_disconnected();
@@ -122,10 +123,11 @@ fn assert_refused(answer: &Response) {
 #[test]
 fn a_redis_that_stands_still_stores_nothing_that_was_answered_with_503() {
     let Some(redis) = Redis::start() else { return };
-    let cluster = Cluster::of_with(redis, &["--backplane-timeout", "1s"]);
+    let cluster = Cluster::of(redis);
     let mut listener = cluster.nodes[1].subscribe("lab");
     cluster.nodes[0].publish("lab", "before");
     assert_eq!(listener.next_message()["content"], "before");
+    cluster.history();
     cluster.redis.pause();
     // All of them are answered while it stands still: nobody waits in line for it.
     let refused: Vec<Response> = thread::scope(|scope| {
@@ -251,7 +253,7 @@ fn a_batch_whose_answer_was_lost_is_stored_once_and_its_publisher_hears_of_it() 
 #[test]
 fn a_node_that_is_cut_off_keeps_its_subscribers_and_brings_them_everything_later() {
     let Some(redis) = Redis::start() else { return };
-    let (cluster, gate) = Cluster::with_gate(redis, &["--backplane-timeout", "1s"]);
+    let (cluster, gate) = Cluster::with_gate(redis, &[]);
     let cut_off = &cluster.nodes[2];
     let mut listener = cut_off.subscribe("lab");
     let mut watcher = cut_off.program.subscribe_feed("board");

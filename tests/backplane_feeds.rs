@@ -10,7 +10,7 @@ mod common;
 use std::sync::Barrier;
 use std::thread;
 
-use common::cluster::{Cluster, Node, contents};
+use common::cluster::{Cluster, Node, contents, until_taken};
 use common::redis::Redis;
 use common::{Http, Response, eventually};
 use serde_json::{Value, json};
@@ -37,7 +37,8 @@ fn feeds_converge_however_many_publishers_compete_on_all_nodes() {
                         0 => json!({"turn": turn}),
                         _ => json!({"by": number, "turn": turn}),
                     };
-                    http.put_state("board", &state.to_string())
+                    let put = || http.put("/api/state/board", &state.to_string());
+                    until_taken(put).json()
                 };
                 let answers = (0..60).map(&mut put);
                 let changes = answers.filter(|answer| answer["changed"] == true);
@@ -123,7 +124,7 @@ fn keyed(http: &mut Http, key: &str, content: &str) -> Response {
         ("Content-Type", "application/json"),
         ("Idempotency-Key", key),
     ];
-    http.request("POST", "/api/messages", &headers, body.as_bytes())
+    until_taken(|| http.request("POST", "/api/messages", &headers, body.as_bytes()))
 }
 
 #[test]

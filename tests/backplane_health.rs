@@ -149,6 +149,7 @@ fn subscribers_of_all_nodes_are_counted_right_or_not_at_all() {
         // Its own are known to it, and publishing is not disturbed.
         assert_eq!(node.http().get("/api/channels").status, 200);
         node.publish("lab", "x");
+        eventually("it is logged", || said(node, "WARN", UNHEARD) > 0);
         assert_eq!(said(node, "WARN", UNHEARD), 1, "{}", node.log());
     }
     eventually("all are forgotten", || {

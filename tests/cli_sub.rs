@@ -282,6 +282,8 @@ fn without_reconnect_a_server_that_is_not_there_is_an_error_with_its_reason() {
 
     let mut command = threadcast(&["sub", "lab", "--no-reconnect"]);
     command.args(["--url", "http://no-such-host.invalid"]);
+    // Where no name server answers it is given up soon.
+    command.env("RES_OPTIONS", "timeout:1 attempts:1");
     let (client, _) = Client::spawn(command);
     let said = client.error();
     assert!(
@@ -302,8 +304,11 @@ fn without_reconnect_a_server_that_is_not_there_is_an_error_with_its_reason() {
 fn a_refusal_for_good_ends_it_and_one_for_now_is_waited_out() {
     let fake = Fake::new();
     let client = Client::start(fake.address, &["sub", "lab"]);
-    fake.answer("HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n");
+    let (mut stream, _) = fake.request();
     let asked = Instant::now();
+    let answer = b"HTTP/1.1 503 Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n";
+    stream.write_all(answer).expect("it reads");
+    drop(stream);
     // The backoff alone would be back within 200 ms, and then 400.
     fake.answer("HTTP/1.1 429 Too Many Requests\r\nRetry-After: 0\r\nContent-Length: 0\r\n\r\n");
     assert!(asked.elapsed() >= Duration::from_secs(1));
@@ -341,9 +346,9 @@ fn a_server_that_is_silent_is_pinged_given_up_and_asked_again_from_there() {
         "sub",
         "lab",
         "--ping-interval",
-        "50ms",
+        "1s",
         "--pong-timeout",
-        "50ms",
+        "1s",
     ];
     let client = Client::start(fake.address, &args);
     let (mut socket, target) = fake.accept();

@@ -185,7 +185,7 @@ fn clients_that_vanish_disturb_nobody() {
 fn a_client_that_answers_no_ping_is_given_up_and_one_that_answers_stays() {
     let server = TestServer::start_with(|config| {
         config.limits.ping_interval = Duration::from_millis(200);
-        config.limits.pong_timeout = Duration::from_millis(300);
+        config.limits.pong_timeout = Duration::from_secs(5);
     });
     let mut healthy = server.subscribe("lab");
     let mut silent = server.subscribe("lab");
@@ -193,6 +193,8 @@ fn a_client_that_answers_no_ping_is_given_up_and_one_that_answers_stays() {
 
     eventually("the silent client is off the list", || {
         let id = http.publish("lab", "anybody there?");
+        // Not many of them: whose socket is full is not blamed for its silence.
+        thread::sleep(Duration::from_millis(50));
         // Reading answers the pings that came in between.
         assert_eq!(healthy.next_message()["id"], id);
         subscribers(&server) == 1

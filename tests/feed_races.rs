@@ -11,11 +11,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use common::{Http, Program, Response, TestServer, Ws, both_stores};
+use common::{Http, Program, Response, TestServer, Ws, both_stores, eventually};
 use rustix::net::sockopt::set_socket_linger;
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use threadcast::config::Database;
+use threadcast::config::{Config, Database};
 use tungstenite::Message;
 use tungstenite::protocol::CloseFrame;
 use tungstenite::protocol::frame::coding::CloseCode;
@@ -24,7 +24,9 @@ use tungstenite::protocol::frame::coding::CloseCode;
 fn a_thousand_connects_among_a_thousand_changes_all_end_on_the_newest_state() {
     const CONNECTORS: usize = 4;
     const CONNECTS: usize = 250;
-    for server in both_stores(|_| {}) {
+    // Most of them answer no ping for as long as this takes.
+    let patience = |config: &mut Config| config.limits.ping_interval = Duration::from_secs(3_600);
+    for server in both_stores(patience) {
         let connecting = AtomicUsize::new(CONNECTORS);
         let (newest, clients) = thread::scope(|scope| {
             let publisher = scope.spawn(|| {
@@ -38,6 +40,8 @@ fn a_thousand_connects_among_a_thousand_changes_all_end_on_the_newest_state() {
             });
             let connectors = [(); CONNECTORS].map(|()| {
                 scope.spawn(|| {
+                    let mut http = server.http();
+                    eventually("it has begun", || http.state("x")["rev"] != 0);
                     let connect = |_| server.subscribe_feed("x");
                     let clients: Vec<Ws> = (0..CONNECTS).map(connect).collect();
                     connecting.fetch_sub(1, Ordering::Relaxed);

@@ -395,18 +395,14 @@ fn a_client_that_answers_no_ping_is_closed_with_1013() {
 fn a_client_that_answers_pings_stays() {
     let server = TestServer::start_with(|config| {
         config.limits.ping_interval = Duration::from_millis(100);
-        config.limits.pong_timeout = Duration::from_millis(1_500);
+        config.limits.pong_timeout = Duration::from_secs(10);
     });
     let mut client = server.subscribe("lab");
-    let start = Instant::now();
-    let mut pings = 0;
-    while start.elapsed() < Duration::from_secs(3) {
-        match client.socket.read().expect("a ping") {
-            Message::Ping(_) => pings += 1,
-            other => panic!("a ping was expected, not {other:?}"),
-        }
+    // As long as one is unanswered no other comes.
+    for _ in 0..10 {
+        let ping = client.socket.read().expect("a ping");
+        assert!(matches!(ping, Message::Ping(_)), "{ping:?}");
     }
-    assert!(pings >= 2, "{pings} pings in three seconds");
     nothing_more(&mut client, "still here");
 }
 

@@ -397,15 +397,18 @@ fn a_server_that_is_dropped_runs_on_with_its_watchers() {
 
 #[test]
 fn the_embed_example_serves_its_feed_and_ends() {
-    let mut example = Example::start("embed", &["4"]);
+    let mut example = Example::start("embed", &["10"]);
     let (_, address) = example.read_address();
     let mut subscriber = Ws::open(address, "/ws/machine");
     let frame = subscriber.next();
     assert_eq!(frame["type"], "machine_update");
-    assert!(frame["rev"].as_u64().is_some_and(|rev| rev <= 4), "{frame}");
+    assert!(
+        frame["rev"].as_u64().is_some_and(|rev| rev <= 10),
+        "{frame}"
+    );
     let rest: Vec<String> = example.lines.by_ref().map_while(Result::ok).collect();
     let revisions: Vec<_> = rest.iter().filter(|line| line.starts_with("rev")).collect();
-    assert_eq!(revisions.len(), 4, "{rest:?}");
+    assert_eq!(revisions.len(), 10, "{rest:?}");
     assert!(
         rest.iter().any(|line| line.starts_with("Connected")),
         "{rest:?}"

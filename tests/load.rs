@@ -22,7 +22,7 @@ fn every_publisher_gets_its_own_answers_however_many_threads_serve_them() {
         "--feed --equal --publishers 8",
     ] {
         let report = report(&format!(
-            "--subscribers 6 --seconds 0.3 --warmup-seconds 0 {load}"
+            "--subscribers 6 --seconds 0.5 --warmup-seconds 0.5 {load}"
         ));
         assert_eq!(report["fault"], Value::Null, "{load}");
         let answered = report["messages"].as_u64().or(report["puts"].as_u64());

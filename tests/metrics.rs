@@ -431,7 +431,9 @@ fn the_process_is_seen_as_the_system_sees_it() {
     assert!((seen.value("process_open_fds") - fds).abs() <= 2.0);
     assert!(seen.value("process_max_fds") > fds);
     let memory = seen.value("process_resident_memory_bytes");
-    assert!(memory > 1e6 && memory <= program.peak_memory() as f64);
+    // The kernel adds its counters up roughly: what it calls the most may be some pages less.
+    let most = (program.peak_memory() + (1 << 20)) as f64;
+    assert!(memory > 1e6 && memory <= most, "{memory} of {most}");
     assert!(seen.value("process_virtual_memory_bytes") >= memory);
     let now = std::time::SystemTime::now();
     let now = now.duration_since(std::time::UNIX_EPOCH).expect("a clock");

@@ -392,12 +392,14 @@ fn whoever_goes_is_off_the_list_at_once() {
 }
 
 /// Waits until nobody is subscribed and no connection but the asking one is open.
-fn gone(server: &TestServer) {
+/// The connection that saw it is the only one left.
+fn gone(server: &TestServer) -> Http {
     let mut http = server.http();
     eventually("the subscriber is gone", || {
         let health = http.get("/api/health").json();
         health["connections"] == 0 && health["limits"]["connections"]["used"] == 1
     });
+    http
 }
 
 #[test]
@@ -472,9 +474,9 @@ fn event_streams_count_as_subscribers_and_as_connections() {
         drop((stream, socket));
         gone(&server);
     }
+    let mut http = gone(&server);
     let streams = [(); 2].map(|()| Sse::subscribe(server.address, "lab"));
     let feeds = [(); 2].map(|()| Sse::subscribe_feed(server.address, "board"));
-    let mut http = server.http();
     let channels = http.get("/api/channels").json();
     assert_eq!(channels["details"][0]["subscribers"], 2, "{channels}");
     let states = http.get("/api/state").json();

@@ -16,7 +16,7 @@ use super::subscribers::{Subscribers, Verdict, take_snapshots};
 use super::{Args, Via, state};
 
 /// The wait for deliveries ends when none came for so long, or after the second time in any case.
-const QUIET: Duration = Duration::from_secs(3);
+const QUIET: Duration = Duration::from_secs(10);
 const DRAIN: Duration = Duration::from_secs(60);
 /// Time for what should not come: duplicates of the last messages.
 const AFTERWARDS: Duration = Duration::from_millis(100);

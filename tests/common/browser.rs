@@ -13,8 +13,8 @@ use tempfile::TempDir;
 use tungstenite::Message;
 use tungstenite::protocol::WebSocket;
 
+use super::DEADLINE;
 use super::system::skipped;
-use super::{DEADLINE, eventually};
 
 /// Where Debian puts it; `THREADCAST_CHROMIUM` names another.
 const CHROMIUM: &str = "/usr/bin/chromium";
@@ -72,14 +72,21 @@ impl Browser {
             .expect("Chromium starts");
         // Two lines once it listens: the port, and the browser's own path.
         let file = profile.path().join("DevToolsActivePort");
-        let mut found = None;
-        eventually("Chromium listens", || {
-            let text = fs::read_to_string(&file).unwrap_or_default();
-            let lines = text.split_once('\n');
-            found = lines.map(|(port, path)| (format!("127.0.0.1:{port}"), path.trim().to_owned()));
-            found.as_ref().is_some_and(|(_, path)| !path.is_empty())
-        });
-        let (address, path) = found.expect("it listens");
+        let found = || {
+            let text = fs::read_to_string(&file).ok()?;
+            let (port, path) = text.split_once('\n')?;
+            let path = path.trim().to_owned();
+            (!path.is_empty()).then(|| (format!("127.0.0.1:{port}"), path))
+        };
+        let start = Instant::now();
+        let (address, path) = loop {
+            match found() {
+                Some(found) => break found,
+                // The first time it reads itself from the disk.
+                None => assert!(start.elapsed() < 3 * DEADLINE, "Chromium does not listen"),
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        };
         let devtools = DevTools::connect(&address, &path);
         Some(Self {
             child,

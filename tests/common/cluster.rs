@@ -116,6 +116,15 @@ impl Node {
     /// Everything stands still in it until [`Self::resume`]; its connections stay.
     pub fn pause(&self) {
         self.program.signal(Signal::STOP);
+        // A thread goes on until it sees that it is to stop.
+        let is_stopped = |task: PathBuf| {
+            let stat = fs::read_to_string(task.join("stat")).unwrap_or_default();
+            stat.rsplit_once(") ")
+                .is_none_or(|(_, state)| state.starts_with('T'))
+        };
+        eventually("all of it stands still", || {
+            self.program.entries("task").all(is_stopped)
+        });
     }
 
     pub fn resume(&self) {
@@ -131,7 +140,7 @@ impl Node {
     }
 
     pub fn publish(&self, channel: &str, content: &str) -> u64 {
-        self.http().publish(channel, content)
+        publish(&mut self.http(), channel, content)
     }
 
     pub fn health(&self) -> Value {
@@ -201,6 +210,28 @@ pub fn contents(messages: &[Value]) -> Vec<&str> {
         .iter()
         .map(|message| message["content"].as_str().expect("a text"))
         .collect()
+}
+
+/// Publishes a message and returns its id.
+pub fn publish(http: &mut Http, channel: &str, content: &str) -> u64 {
+    let body = json!({"channel_id": channel, "author": "test", "content": content});
+    let answer = until_taken(|| http.post_json("/api/messages", &body));
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    id(&answer.json()["message"])
+}
+
+/// Asks again while the answer is that nothing was stored: so it is when Redis has been silent for
+/// a second, which on a busy machine it may be.
+pub fn until_taken(mut ask: impl FnMut() -> Response) -> Response {
+    let mut answer = ask();
+    eventually("it is taken", || {
+        let is_refused = answer.status == 503 && answer.text().contains("nothing was stored");
+        if is_refused {
+            answer = ask();
+        }
+        !is_refused
+    });
+    answer
 }
 
 /// Tries to publish; whatever the answer.
