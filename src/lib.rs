@@ -107,8 +107,9 @@
 //! A Redis that was started anew, or a replica in its place, may have lost the end of the log, and
 //! whoever joins first does not know what others had of it. So the log notes the run of Redis in
 //! which it last went on. In another run the first node to join lets the ids jump, to at least a
-//! million for each second since 2026: none is given to two messages. The append script refuses what comes before that, and a batch that an
-//! earlier run was sent is looked for and not appended again.
+//! million for each second since 2026: none is given to two messages. The append script refuses
+//! what comes before that, and a batch that an earlier run was sent is looked for and not appended
+//! again.
 //!
 //! # Watching it
 //!
