@@ -214,21 +214,18 @@ fn a_node_ends_in_time_with_redis_gone_or_standing_still_and_publishers_waiting(
         }
         let mut listener = cluster.nodes[number].subscribe("lab");
         thread::scope(|scope| {
-            let mut http = cluster.nodes[number].http();
+            let node = &cluster.nodes[number];
+            let mut http = node.http();
             let waiting = scope.spawn(move || {
                 let body = json!({"channel_id": "lab", "author": "a", "content": "x"});
-                let headers = [("Content-Type", "application/json")];
-                let body = body.to_string();
-                let head = format!(
-                    "POST /api/messages HTTP/1.1\r\nHost: localhost\r\n{}: {}\r\nContent-Length: {}\r\n\r\n{body}",
-                    headers[0].0,
-                    headers[0].1,
-                    body.len()
-                );
-                http.send(head);
-                http.try_response(false).map(|answer| answer.status)
+                http.try_post_json("/api/messages", &body)
+                    .map(|answer| answer.status)
             });
-            cluster.nodes[number].program.signal(Signal::TERM);
+            let queued = || node.health()["limits"]["queued_bytes"]["used"].as_u64();
+            eventually("it waits for Redis, or has its answer", || {
+                queued() > Some(0) || waiting.is_finished()
+            });
+            node.program.signal(Signal::TERM);
             assert_eq!(listener.close_code(), Some(1001));
             // Told that it may not have been done, or not at all.
             let answer = waiting.join().expect("a publisher");
