@@ -6,7 +6,11 @@
 
 mod common;
 
-use common::cli::threadcast;
+use std::thread;
+use std::time::Duration;
+
+use common::cli::{Client, threadcast};
+use rustix::process::Signal;
 use serde_json::Value;
 
 #[test]
@@ -45,6 +49,30 @@ fn the_server_to_load_may_be_another_program() {
     let same = env!("CARGO_BIN_EXE_threadcast");
     let report = report(&format!("--subscribers 2 --seconds 0.2 --server {same}"));
     assert_eq!(report["fault"], Value::Null);
+}
+
+/// ^Z and `fg`: whoever waits for an answer then is interrupted.
+#[test]
+fn a_load_that_is_stopped_and_goes_on_loses_no_answer() {
+    for load in [
+        "--publishers 1",
+        "--publishers 8",
+        "--via ws --publishers 2",
+    ] {
+        let mut command = threadcast(&["bench", "--json", "--subscribers", "6"]);
+        command.args(["--seconds", "2"]).args(load.split(' '));
+        let (client, stdout) = Client::spawn(command);
+        for _ in 0..20 {
+            thread::sleep(Duration::from_millis(40));
+            client.signal(Signal::STOP);
+            thread::sleep(Duration::from_millis(40));
+            client.signal(Signal::CONT);
+        }
+        let (code, _, said) = client.end();
+        assert_eq!(code, Some(0), "{load}: {said:?}");
+        let report: Value = serde_json::from_reader(stdout).expect("a report");
+        assert_eq!(report["fault"], Value::Null, "{load}");
+    }
 }
 
 fn report(flags: &str) -> Value {

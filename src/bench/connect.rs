@@ -1,6 +1,6 @@
 //! The client's side of a connection: where to, the WebSocket handshake, masked frames.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
@@ -104,7 +104,7 @@ pub(super) fn tcp(address: SocketAddr) -> Result<TcpStream, String> {
         socket.set_write_timeout(Some(PATIENCE))?;
         Ok(socket)
     };
-    connect().map_err(|error: std::io::Error| format!("can't connect to {address}: {error}"))
+    connect().map_err(|error: io::Error| format!("can't connect to {address}: {error}"))
 }
 
 fn ask(address: SocketAddr, path: &str) -> Result<TcpStream, String> {
@@ -117,6 +117,16 @@ fn ask(address: SocketAddr, path: &str) -> Result<TcpStream, String> {
         .write_all(request.as_bytes())
         .map_err(|error| format!("can't send a handshake: {error}"))?;
     Ok(socket)
+}
+
+/// Reads once. Whoever was stopped and goes on (^Z, `fg`) is interrupted: it reads again.
+pub(super) fn read(socket: &mut TcpStream, chunk: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match socket.read(chunk) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            outcome => return outcome,
+        }
+    }
 }
 
 fn read_accepted(socket: &mut TcpStream) -> Result<Vec<u8>, String> {
@@ -142,7 +152,7 @@ fn read_accepted(socket: &mut TcpStream) -> Result<Vec<u8>, String> {
             return Ok(bytes.split_off(length));
         }
         let mut chunk = [0; 1024];
-        match socket.read(&mut chunk) {
+        match read(socket, &mut chunk) {
             Ok(0) => return Err("the server closed the connection during the handshake".to_owned()),
             Ok(read) => bytes.extend_from_slice(&chunk[..read]),
             Err(error) => return Err(format!("no answer to the handshake: {error}")),

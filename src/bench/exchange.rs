@@ -1,6 +1,6 @@
 //! HTTP as a client: a request out, its answer in.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 
 use rustix::fd::{AsFd, BorrowedFd};
@@ -36,7 +36,7 @@ impl Connection {
     /// Reads once, waiting for it if nothing is there, and returns status and body of the answer if that
     /// was its end.
     pub(super) fn receive(&mut self) -> Result<Option<(u16, Vec<u8>)>, String> {
-        match self.socket.read(&mut self.chunk) {
+        match connect::read(&mut self.socket, &mut self.chunk) {
             Ok(0) => return Err("the server closed the connection".to_owned()),
             Ok(read) => self.buffer.extend_from_slice(&self.chunk[..read]),
             Err(error) => return Err(format!("no answer: {error}")),

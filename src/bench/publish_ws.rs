@@ -4,7 +4,7 @@
 //! them. They count neither as deliveries nor in the checks.
 
 use std::collections::VecDeque;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::TcpStream;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -140,7 +140,7 @@ impl WsPublisher {
     }
 
     fn read(&mut self, published: &mut Published) -> Result<(), String> {
-        match self.socket.read(&mut self.chunk) {
+        match connect::read(&mut self.socket, &mut self.chunk) {
             Ok(0) => return Err("the server closed the connection".to_owned()),
             Ok(read) => self.arrived.extend_from_slice(&self.chunk[..read]),
             Err(error) => return Err(format!("no ack: {error}")),

@@ -7,6 +7,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::retry_on_intr;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::{Args, connect};
@@ -89,7 +90,8 @@ impl Own {
             tv_sec: connect::PATIENCE.as_secs() as i64,
             tv_nsec: 0,
         };
-        if !matches!(poll(&mut pipe, Some(&patience)), Ok(1)) {
+        let said = retry_on_intr(|| poll(&mut pipe, Some(&patience)));
+        if !matches!(said, Ok(1)) {
             return Err(format!(
                 "the server did not say where it listens within {:?}",
                 connect::PATIENCE

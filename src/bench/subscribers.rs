@@ -1,13 +1,12 @@
 //! The subscribers as the main thread handles them: begin, end, compare.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Read;
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 
-use super::connect::Open;
+use super::connect::{self, Open};
 use super::latency::Window;
 use super::plan::{Load, Plan};
 use super::publishers::Published;
@@ -61,7 +60,7 @@ fn take_snapshot(
             *tail = rest.to_vec();
             return Ok(rev);
         }
-        match socket.read(&mut chunk) {
+        match connect::read(socket, &mut chunk) {
             Ok(0) => return Err("the server closed a connection before the snapshot".to_owned()),
             Ok(read) => tail.extend_from_slice(&chunk[..read]),
             Err(error) => return Err(format!("no snapshot: {error}")),

@@ -455,9 +455,8 @@ impl<S: Read + Write> Ws<S> {
         let request = format!("ws://localhost{path}")
             .into_client_request()
             .expect("a request");
-        let Ok((socket, _)) = tungstenite::client(request, stream) else {
-            panic!("no handshake on {path}");
-        };
+        let (socket, _) = tungstenite::client(request, stream)
+            .unwrap_or_else(|error| panic!("no handshake on {path}: {error}"));
         Self { socket }
     }
 
