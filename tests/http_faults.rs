@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::net::sockopt::set_socket_linger;
-use rustix::process::Resource;
+use rustix::process::{Resource, Signal};
 use serde_json::json;
 
 use common::{Http, Program, TestServer, Ws, eventually, post, post_chunked, post_sized};
@@ -195,6 +195,40 @@ fn assert_timed_out(http: &mut Http) {
     assert_eq!(response.header("Connection"), Some("close"));
     assert!(http.closed());
     assert!(start.elapsed() < SHORT + PROMPT, "{:?}", start.elapsed());
+}
+
+/// ^Z and `fg`, a debugger, a frozen container: a read that is interrupted has no more time for it.
+#[test]
+fn a_program_that_is_stopped_again_and_again_ends_stalled_requests_all_the_same() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let args = "--idle-timeout 1s --head-timeout 1s --body-timeout 1s";
+    let args: Vec<&str> = args.split(' ').collect();
+    let program = Program::start(&dir.path().join("test.db"), &args);
+    let mut idle = program.http();
+    assert_eq!(idle.get("/api/health").status, 200);
+    let mut stalled = [
+        "GET / HTTP/1.1\r\nHost: local".to_owned(),
+        post("Content-Length: 50\r\n", &MESSAGE[..49]),
+    ]
+    .map(|start| {
+        let mut http = program.http();
+        http.send(start);
+        http
+    });
+    thread::scope(|scope| {
+        let [head, body] = &mut stalled;
+        let ends = [
+            scope.spawn(|| assert_timed_out(head)),
+            scope.spawn(|| assert_timed_out(body)),
+            scope.spawn(|| assert!(idle.closed())),
+        ];
+        while !ends.iter().all(|end| end.is_finished()) {
+            program.signal(Signal::STOP);
+            thread::sleep(SHORT / 20);
+            program.signal(Signal::CONT);
+            thread::sleep(SHORT / 4);
+        }
+    });
 }
 
 #[test]

@@ -163,23 +163,38 @@ impl Incoming {
     }
 
     fn fill(&mut self, stream: &Stream, timeout: Duration) -> io::Result<usize> {
-        // One system call less per request: the timeout of an idle connection seldom changes.
-        if self.timeout != Some(timeout) {
-            stream.set_read_timeout(Some(timeout))?;
-            self.timeout = Some(timeout);
-        }
+        self.set_timeout(stream, timeout)?;
+        let begin = Instant::now();
         let before = self.buffer.len();
         self.buffer
             .resize(before + before.clamp(READ_SIZE, MAX_READ_SIZE), 0);
         let result = loop {
             match (&*stream).read(&mut self.buffer[before..]) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                    // By a signal, with which the time does not begin anew.
+                    let left = timeout.saturating_sub(begin.elapsed());
+                    if left.is_zero() {
+                        break Err(io::ErrorKind::TimedOut.into());
+                    }
+                    if let Err(error) = self.set_timeout(stream, left) {
+                        break Err(error);
+                    }
+                }
                 result => break result,
             }
         };
         self.buffer
             .truncate(before + result.as_ref().copied().unwrap_or(0));
         result
+    }
+
+    /// One system call less per request: the timeout of an idle connection seldom changes.
+    fn set_timeout(&mut self, stream: &Stream, timeout: Duration) -> io::Result<()> {
+        if self.timeout != Some(timeout) {
+            stream.set_read_timeout(Some(timeout))?;
+            self.timeout = Some(timeout);
+        }
+        Ok(())
     }
 }
 
