@@ -1,6 +1,6 @@
 //! The loaded server: a child process or one that runs already, and what it uses.
 
-use std::io::{BufRead, BufReader};
+use std::io::{self, BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -137,10 +137,17 @@ struct Directory(PathBuf);
 
 impl Directory {
     fn create() -> Result<Self, String> {
-        let path = std::env::temp_dir().join(format!("threadcast-bench-{}", std::process::id()));
-        std::fs::create_dir(&path)
-            .map_err(|error| format!("can't create {}: {error}", path.display()))?;
-        Ok(Self(path))
+        // A run that was killed has left its own, and its number is given to others again.
+        let mut attempt = 0;
+        loop {
+            let name = format!("threadcast-bench-{}-{attempt}", std::process::id());
+            let path = std::env::temp_dir().join(name);
+            match std::fs::create_dir(&path) {
+                Ok(()) => return Ok(Self(path)),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => attempt += 1,
+                Err(error) => return Err(format!("can't create {}: {error}", path.display())),
+            }
+        }
     }
 }
 
@@ -215,6 +222,15 @@ mod tests {
         );
         assert_eq!(listening_on("threadcast: port in use\n"), None);
         assert_eq!(listening_on(""), None);
+    }
+
+    #[test]
+    fn what_another_run_has_left_is_in_nobody_s_way() {
+        let [one, two] = [(); 2].map(|()| Directory::create().expect("a directory"));
+        assert_ne!(one.0, two.0);
+        let path = one.0.clone();
+        drop(one);
+        assert!(!path.exists() && two.0.exists());
     }
 
     #[test]
