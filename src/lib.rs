@@ -167,6 +167,7 @@
 //! | a request head, a body, a frame | [`Limits::max_head_bytes`], [`Limits::max_body_bytes`] |
 //! | what a subscriber behind has in memory | one page: 64 KiB or one message |
 //! | what was broadcast last, for subscribers that fall behind | [`Limits::recent_bytes`], and 8,192 chunks; once more as events while event streams had them |
+//! | pages read for several subscribers behind | 32, and 2 MiB and one page, in buffers up to twice as large; once more as events for event streams; given out for a second |
 //! | reads for subscribers behind | two at a time, further ones wait for their turn |
 //! | messages in one request | [`Limits::max_body_bytes`]: one transaction, whatever [`Limits::max_batch`] |
 //! | long polls that wait | the connections, each with a wake handle and for 60 s at most; behind a proxy they count for their client's address |

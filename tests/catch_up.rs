@@ -3,11 +3,14 @@
 
 mod common;
 
+use std::sync::Barrier;
 use std::thread;
 use std::time::Duration;
 
+use common::sse::Sse;
 use common::{Http, TestServer, Ws};
 use serde_json::{Value, json};
+use threadcast::Config;
 
 /// A server with a file and one with the ring in memory, which give up nobody who does not read
 /// for a while.
@@ -170,6 +173,53 @@ fn whoever_joins_while_publishers_run_misses_nothing_and_gets_nothing_twice() {
             let expected: Vec<u64> = stored.iter().copied().filter(|id| *id > since).collect();
             assert_eq!(heard, expected, "since {since}");
         }
+    }
+}
+
+/// After a restart nothing is in memory: pages of the store are read for all who want the same.
+#[test]
+fn everybody_who_comes_back_at_once_gets_what_it_missed_whatever_the_others_missed() {
+    const CLIENTS: usize = 80;
+    const MESSAGES: usize = 900;
+    let config = |config: &mut Config| config.limits.recent_bytes = 0;
+    for server in common::both_stores(config) {
+        let mut http = server.http();
+        let padding = "x".repeat(2_000);
+        for number in 0..MESSAGES {
+            let channel = if number % 3 == 0 { "other" } else { "lab" };
+            http.publish(channel, &format!("{number} {padding}"));
+        }
+        let everything = ["lab", "other"].map(|channel| (channel, stored(&server, channel)));
+        let barrier = Barrier::new(CLIENTS + 1);
+        thread::scope(|scope| {
+            for client in 0..CLIENTS {
+                let (channel, stored) = &everything[usize::from(client % 4 == 0)];
+                let (barrier, address) = (&barrier, server.address);
+                scope.spawn(move || {
+                    // Some have the same cursor, some one that is near, some one far away.
+                    let since = [0, 0, 1, 40, 41, 300, 600][client % 7] as u64;
+                    let expected: Vec<u64> =
+                        stored.iter().copied().filter(|id| *id > since).collect();
+                    let path = format!("{channel}?since={since}");
+                    barrier.wait();
+                    let heard: Vec<u64> = if client % 5 == 0 {
+                        let mut stream = Sse::subscribe(address, &path);
+                        let next = |_: &u64| stream.next_message()["id"].as_u64().expect("an id");
+                        expected.iter().map(next).collect()
+                    } else {
+                        let mut ws = Ws::subscribe(address, &path);
+                        ids(&expected.iter().map(|_| ws.next()).collect::<Vec<_>>())
+                    };
+                    assert_eq!(heard, expected, "client {client}, since {since}");
+                });
+            }
+            barrier.wait();
+            // And the log goes on.
+            for _ in 0..50 {
+                http.publish("lab", "live");
+                http.publish("other", "live");
+            }
+        });
     }
 }
 

@@ -248,12 +248,9 @@ impl MessageFrames {
         self.number
     }
 
-    /// All of them, behind another chunk if there is one.
-    pub fn into_chunk(self, before: Option<&Chunk>) -> Chunk {
-        match before {
-            None => Chunk::raw(self.bytes),
-            Some(before) => Chunk::concat(&[before.clone(), Chunk::raw(self.bytes)]),
-        }
+    /// All of them.
+    pub fn into_chunk(self) -> Chunk {
+        Chunk::raw(self.bytes)
     }
 }
 
@@ -410,7 +407,7 @@ mod tests {
         assert_eq!(frames.last(), Some(MessageId(7)));
         let twice = [frame.chunk().clone(), frame.chunk().clone()];
         assert_eq!(
-            frames.into_chunk(None),
+            frames.into_chunk(),
             Chunk::raw(Chunk::concat(&twice).bytes().to_vec())
         );
     }

@@ -266,7 +266,9 @@ impl Reader for Ring {
             .iter()
             .for_each(|message| frames.push(&message.view()));
         Ok(MissedPage {
-            frames,
+            last: frames.last(),
+            number: frames.number(),
+            chunk: frames.into_chunk(),
             complete,
             until,
             oldest: oldest.max(after_hole.unwrap_or_default()),

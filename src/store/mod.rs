@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use crate::config::{Config, Database};
 use crate::error::Result;
-use crate::frame::MessageFrames;
+use crate::frame::Chunk;
 use crate::history::Transition;
 use crate::protocol::{Channel, Draft, Hole, LogMark, Message, MessageId};
 
@@ -186,11 +186,15 @@ pub struct Missed<'a> {
     pub max_bytes: usize,
 }
 
-/// A page of what a subscriber has missed.
-#[derive(Debug)]
+/// A page of what a subscriber has missed. Cheap to clone.
+#[derive(Debug, Clone)]
 pub struct MissedPage {
     /// The messages in ascending order of ids, encoded: nothing else is done with them.
-    pub frames: MessageFrames,
+    pub chunk: Chunk,
+    /// The id of the last one, if there is one.
+    pub last: Option<MessageId>,
+    /// How many there are.
+    pub number: usize,
     /// There is no more of it up to `until`.
     pub complete: bool,
     /// How far was looked: up to the head, or to the next hole.
@@ -198,6 +202,16 @@ pub struct MissedPage {
     /// The oldest message of all that was kept at that moment, see [`Reader::oldest`]; when the
     /// cursor is before a hole, the first one after it.
     pub oldest: MessageId,
+}
+
+impl MissedPage {
+    /// Who has it has everything up to here.
+    pub fn reach(&self) -> MessageId {
+        match self.last {
+            Some(last) if !self.complete => last,
+            _ => self.until,
+        }
+    }
 }
 
 impl Missed<'_> {

@@ -227,12 +227,12 @@ impl CatchUp {
         if is_gap {
             traffic.gaps_retention.add();
         }
-        traffic.delivered_store.add_many(page.frames.number());
-        let last = match page.frames.last() {
-            Some(last) if !page.complete => last,
-            _ => until,
-        };
-        client.feed_missed(&page.frames.into_chunk(gap.as_ref()), last);
+        traffic.delivered_store.add_many(page.number);
+        let reach = page.reach();
+        match gap {
+            Some(gap) => client.feed_missed(&Chunk::concat(&[gap, page.chunk]), reach),
+            None => client.feed_missed(&page.chunk, reach),
+        }
         Ok(true)
     }
 

@@ -1,5 +1,6 @@
 //! SQLite: one writer connection, a few readers, write-ahead log.
 
+mod pages;
 mod pool;
 mod reader;
 mod receipts;
@@ -21,6 +22,7 @@ use crate::config::Sync;
 use crate::error::{Error, Result};
 use crate::history::Transition;
 use crate::protocol::{Draft, MessageId};
+use pages::Pages;
 use pool::Pool;
 use reader::SqliteReader;
 use rows::id;
@@ -89,6 +91,7 @@ pub(super) fn open(
         path: std::path::absolute(path).unwrap_or_else(|_| path.to_owned()),
         serving: pool(READERS)?,
         replaying: pool(REPLAYERS)?,
+        pages: Pages::default(),
         totals: Mutex::default(),
         holes: shared::holes(&connection).map_err(|error| refused(error.to_string()))?,
     });

@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use rusqlite::{Connection, OptionalExtension, named_params, params};
 
+use super::pages::Pages;
 use super::pool::Pool;
 use super::rows::{counted, id, integer, message, rowid, text, view};
 use super::shared;
@@ -26,6 +27,8 @@ pub(in crate::store) struct SqliteReader {
     pub(super) path: PathBuf,
     pub(super) serving: Pool,
     pub(super) replaying: Pool,
+    /// What several of those who replay want, read once.
+    pub(super) pages: Pages,
     /// Counts of all messages up to an id; only newer ones are read when somebody asks.
     pub(super) totals: Mutex<(MessageId, Totals)>,
     /// What is missing, in a node of several.
@@ -76,19 +79,32 @@ impl Reader for SqliteReader {
     }
 
     fn missed(&self, missed: &Missed<'_>) -> Result<MissedPage> {
+        let asking = self.pages.ask(missed);
+        if let Some(page) = asking.find() {
+            return Ok(page);
+        }
         self.replaying.read(|connection| {
+            // Whoever had the connection before may have read the same.
+            if let Some(page) = asking.find() {
+                return Ok(page);
+            }
             // One snapshot: what is deleted between the two is either in both or in neither.
             let snapshot = connection.unchecked_transaction()?;
             let mut frames = MessageFrames::default();
             let (until, after_hole) = self.holes.reach(missed.cursor, missed.head);
-            let page = missed.up_to(until).page();
-            let complete = read_page(&snapshot, &page, |view| frames.push(&view))?;
-            Ok(MissedPage {
-                frames,
+            let until = asking.end(until);
+            let wanted = missed.up_to(until).page();
+            let complete = read_page(&snapshot, &wanted, |view| frames.push(&view))?;
+            let page = MissedPage {
+                last: frames.last(),
+                number: frames.number(),
+                chunk: frames.into_chunk(),
                 complete,
                 until,
                 oldest: oldest(&snapshot)?.max(after_hole.unwrap_or_default()),
-            })
+            };
+            asking.keep(&page);
+            Ok(page)
         })
     }
 
