@@ -129,7 +129,7 @@ fn the_hole_is_said_in_the_log_of_the_node() {
     cluster.nodes[2].restart();
     let back = &cluster.nodes[2];
     back.await_head(50);
-    let said = |line: &str| line.contains("WARN") && line.contains("11") && line.contains("45");
+    let said = |line: &str| line.contains("WARN") && line.contains("messages 11 to 45 ");
     eventually("it says what is missing", || back.log().lines().any(said));
     let others = cluster.nodes[..2].iter().map(Node::log);
     assert!(others.into_iter().all(|log| !log.lines().any(said)));
