@@ -517,7 +517,9 @@ fn who_publishes_too_fast_is_told_when_to_come_back() {
             .http()
             .request("POST", "/api/messages", &headers, MESSAGE.as_bytes())
     };
+    let start = Instant::now();
     // One more for each second that it takes.
+    let free = || 3..=4 + start.elapsed().as_secs();
     let mut passed = 0;
     let refused = loop {
         let answer = post("198.51.100.1");
@@ -526,7 +528,7 @@ fn who_publishes_too_fast_is_told_when_to_come_back() {
         }
         passed += 1;
     };
-    assert!((3..100).contains(&passed), "{passed}");
+    assert!(free().contains(&passed), "{passed}");
     assert_eq!(refused.status, 429, "{}", refused.text());
     let seconds: u64 = refused
         .header("Retry-After")
@@ -555,7 +557,7 @@ fn who_publishes_too_fast_is_told_when_to_come_back() {
     };
     assert_eq!(refused["code"], "rate_limited", "{refused}");
     assert_eq!(refused["ref"], acks);
-    assert!((3..100).contains(&acks), "{acks}");
+    assert!(free().contains(&acks), "{acks}");
     eventually("a state is too much as well", || {
         server.http().put("/api/state/board", "1").status == 429
     });

@@ -265,14 +265,8 @@ impl Reader for Ring {
         messages
             .iter()
             .for_each(|message| frames.push(&message.view()));
-        Ok(MissedPage {
-            last: frames.last(),
-            number: frames.number(),
-            chunk: frames.into_chunk(),
-            complete,
-            until,
-            oldest: oldest.max(after_hole.unwrap_or_default()),
-        })
+        let oldest = oldest.max(after_hole.unwrap_or_default());
+        Ok(MissedPage::new(frames, complete, until, oldest))
     }
 
     fn oldest(&self) -> Result<MessageId> {

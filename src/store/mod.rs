@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use crate::config::{Config, Database};
 use crate::error::Result;
-use crate::frame::Chunk;
+use crate::frame::{Chunk, MessageFrames};
 use crate::history::Transition;
 use crate::protocol::{Channel, Draft, Hole, LogMark, Message, MessageId};
 
@@ -191,12 +191,10 @@ pub struct Missed<'a> {
 pub struct MissedPage {
     /// The messages in ascending order of ids, encoded: nothing else is done with them.
     pub chunk: Chunk,
-    /// The id of the last one, if there is one.
-    pub last: Option<MessageId>,
     /// How many there are.
     pub number: usize,
-    /// There is no more of it up to `until`.
-    pub complete: bool,
+    /// Who has it has everything up to here: the last message, or `until` when there is no more.
+    pub reach: MessageId,
     /// How far was looked: up to the head, or to the next hole.
     pub until: MessageId,
     /// The oldest message of all that was kept at that moment, see [`Reader::oldest`]; when the
@@ -205,11 +203,18 @@ pub struct MissedPage {
 }
 
 impl MissedPage {
-    /// Who has it has everything up to here.
-    pub fn reach(&self) -> MessageId {
-        match self.last {
-            Some(last) if !self.complete => last,
-            _ => self.until,
+    /// `complete` when there are no more than these up to `until`.
+    fn new(frames: MessageFrames, complete: bool, until: MessageId, oldest: MessageId) -> Self {
+        let reach = match frames.last() {
+            Some(last) if !complete => last,
+            _ => until,
+        };
+        Self {
+            number: frames.number(),
+            chunk: frames.into_chunk(),
+            reach,
+            until,
+            oldest,
         }
     }
 }

@@ -11,7 +11,7 @@ use tempfile::{NamedTempFile, TempDir};
 use super::cli::{Client, threadcast};
 use super::gate::Gate;
 use super::redis::Redis;
-use super::{Http, Program, Response, Ws, eventually};
+use super::{Http, Program, Response, Ws, eventually, message};
 
 /// Some nodes and their Redis.
 pub struct Cluster {
@@ -214,7 +214,7 @@ pub fn contents(messages: &[Value]) -> Vec<&str> {
 
 /// Publishes a message and returns its id.
 pub fn publish(http: &mut Http, channel: &str, content: &str) -> u64 {
-    let body = json!({"channel_id": channel, "author": "test", "content": content});
+    let body = message(channel, content);
     let answer = until_taken(|| http.post_json("/api/messages", &body));
     assert_eq!(answer.status, 200, "{}", answer.text());
     id(&answer.json()["message"])
@@ -236,8 +236,7 @@ pub fn until_taken(mut ask: impl FnMut() -> Response) -> Response {
 
 /// Tries to publish; whatever the answer.
 pub fn try_publish(http: &mut Http, content: &str) -> Response {
-    let body = json!({"channel_id": "lab", "author": "test", "content": content});
-    http.post_json("/api/messages", &body)
+    http.post_json("/api/messages", &message("lab", content))
 }
 
 /// Publishes many with few requests; returns the last id.

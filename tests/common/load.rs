@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::cluster::{Node, contents, id};
-use super::{Http, eventually};
+use super::{Http, eventually, message};
 
 /// A test that fails leaves them alone: they end with their nodes.
 pub struct Load {
@@ -68,7 +68,7 @@ impl Answers {
                 return;
             }
             let content = format!("{name}: {turn}");
-            let body = json!({"channel_id": "lab", "author": "test", "content": content});
+            let body = message("lab", &content);
             let Some(answer) = http.try_post_json("/api/messages", &body) else {
                 return;
             };

@@ -228,6 +228,11 @@ impl Response {
     }
 }
 
+/// A message as the body that publishes it.
+pub fn message(channel: &str, content: &str) -> Value {
+    json!({"channel_id": channel, "author": "test", "content": content})
+}
+
 fn request(method: &str, target: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
     let mut bytes = format!("{method} {target} HTTP/1.1\r\nHost: localhost\r\n").into_bytes();
     for (name, value) in headers {
@@ -300,8 +305,7 @@ impl<S: Read + Write> Http<S> {
 
     /// Publishes a message and returns its id.
     pub fn publish(&mut self, channel: &str, content: &str) -> u64 {
-        let body = json!({"channel_id": channel, "author": "test", "content": content});
-        let response = self.post_json("/api/messages", &body);
+        let response = self.post_json("/api/messages", &message(channel, content));
         assert_eq!(response.status, 200, "{}", response.text());
         response.json()["message"]["id"].as_u64().expect("an id")
     }

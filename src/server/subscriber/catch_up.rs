@@ -228,10 +228,9 @@ impl CatchUp {
             traffic.gaps_retention.add();
         }
         traffic.delivered_store.add_many(page.number);
-        let reach = page.reach();
         match gap {
-            Some(gap) => client.feed_missed(&Chunk::concat(&[gap, page.chunk]), reach),
-            None => client.feed_missed(&page.chunk, reach),
+            Some(gap) => client.feed_missed(&Chunk::concat(&[gap, page.chunk]), page.reach),
+            None => client.feed_missed(&page.chunk, page.reach),
         }
         Ok(true)
     }

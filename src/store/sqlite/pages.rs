@@ -70,9 +70,8 @@ impl Asking<'_> {
     pub(super) fn find(&self) -> Option<MissedPage> {
         let kept = self.pages.kept();
         let mut kept = kept.iter().filter(|kept| self.is_of_the_channel(kept));
-        let found = kept.find(|kept| {
-            kept.cursor == self.missed.cursor && kept.page.reach() <= self.missed.head
-        });
+        let found = kept
+            .find(|kept| kept.cursor == self.missed.cursor && kept.page.reach <= self.missed.head);
         found.map(|kept| kept.page.clone())
     }
 
@@ -134,12 +133,11 @@ mod tests {
         }
     }
 
-    fn page(last: u64, bytes: usize) -> MissedPage {
+    fn page(reach: u64, bytes: usize) -> MissedPage {
         MissedPage {
             chunk: Chunk::raw(vec![b'x'; bytes]),
-            last: Some(MessageId(last)),
             number: 1,
-            complete: false,
+            reach: MessageId(reach),
             until: MessageId(1_000),
             oldest: MessageId(1),
         }
@@ -153,7 +151,7 @@ mod tests {
         let (asking, others) = (pages.ask(&here), pages.ask(&waiting));
         assert!(asking.find().is_none());
         asking.keep(&page(20, 10));
-        assert_eq!(others.find().expect("the page").last, Some(MessageId(20)));
+        assert_eq!(others.find().expect("the page").reach, MessageId(20));
         for elsewhere in [
             missed(&other, 7, 1_000),
             missed(&lab, 6, 1_000),

@@ -95,14 +95,8 @@ impl Reader for SqliteReader {
             let until = asking.end(until);
             let wanted = missed.up_to(until).page();
             let complete = read_page(&snapshot, &wanted, |view| frames.push(&view))?;
-            let page = MissedPage {
-                last: frames.last(),
-                number: frames.number(),
-                chunk: frames.into_chunk(),
-                complete,
-                until,
-                oldest: oldest(&snapshot)?.max(after_hole.unwrap_or_default()),
-            };
+            let oldest = oldest(&snapshot)?.max(after_hole.unwrap_or_default());
+            let page = MissedPage::new(frames, complete, until, oldest);
             asking.keep(&page);
             Ok(page)
         })
